@@ -1,0 +1,140 @@
+"""What a run comes to, decided as a value: done, again or dead. Pure: no clock, no chance."""
+
+from __future__ import annotations
+
+import math
+import traceback
+
+from msgspec import Struct
+
+from omnidaemon.errors import InvalidSettings, Reject, Retry
+
+CRASH_LIMIT = 5
+"""A message whose workers vanished this many times is not run again: it may be their killer."""
+
+
+class Backoff(Struct, frozen=True):
+    """How long to wait before a retry: exponential, with jitter.
+
+    Attributes:
+        initial: Seconds before the first retry.
+        factor: What each further wait is multiplied by.
+        maximum: Seconds that no wait exceeds.
+        jitter: The share of a wait that chance takes off it, 0 to 1, so that what failed together
+            does not come back together.
+    """
+
+    initial: float = 1.0
+    factor: float = 2.0
+    maximum: float = 300.0
+    jitter: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not (
+            0 <= self.initial < math.inf
+            and 1 <= self.factor < math.inf
+            and 0 <= self.maximum < math.inf
+            and 0 <= self.jitter <= 1
+        ):
+            raise InvalidSettings(
+                f"{self}: initial and maximum are seconds from 0 up, factor is at least 1, "
+                "jitter between 0 and 1"
+            )
+
+    def delay(self, attempt: int, chance: float) -> float:
+        """Seconds to wait after the failed run number `attempt`; `chance` is from 0 up to 1."""
+        try:
+            wait = min(self.maximum, self.initial * self.factor ** (attempt - 1))
+        except OverflowError:
+            wait = self.maximum
+        return wait * (1 - self.jitter * chance)
+
+
+class RetryPolicy(Struct, frozen=True):
+    """When a failed run is repeated.
+
+    Attributes:
+        retries: Runs after the first; 0 means one run.
+        backoff: The wait between them.
+        retry_on: Exceptions worth a retry.
+        give_up_on: Exceptions of these that are not.
+        dead_letter: False drops what is given up, with a log line.
+    """
+
+    retries: int = 3
+    backoff: Backoff = Backoff()
+    retry_on: tuple[type[BaseException], ...] = (Exception,)
+    give_up_on: tuple[type[BaseException], ...] = ()
+    dead_letter: bool = True
+
+
+class Cause(Struct, frozen=True, omit_defaults=True):
+    """Why a run failed.
+
+    Attributes:
+        type: The exception's class name.
+        message: Its text.
+        traceback: Where it was raised; empty for signals and for what never ran.
+    """
+
+    type: str
+    message: str
+    traceback: str = ""
+
+
+class Done(Struct, frozen=True):
+    """The run succeeded."""
+
+
+class Again(Struct, frozen=True):
+    """The run failed and is repeated after `delay` seconds."""
+
+    delay: float
+    cause: Cause
+
+
+class Dead(Struct, frozen=True):
+    """There will be no further run; `keep` says whether it becomes a dead letter."""
+
+    cause: Cause
+    keep: bool = True
+
+
+Outcome = Done | Again | Dead
+
+
+def describe(error: BaseException) -> Cause:
+    """The cause as text: long texts are cut, signals have no traceback."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, Retry | Reject):
+        return Cause(type(error).__name__, _cut(text, 4_000))
+    lines = "".join(traceback.format_exception(error, limit=-20))
+    return Cause(type(error).__qualname__, _cut(text, 4_000), _cut(lines, 16_000))
+
+
+def decide(policy: RetryPolicy, attempt: int, error: BaseException, chance: float) -> Again | Dead:
+    """What follows from a failed run.
+
+    Args:
+        policy: The agent's policy.
+        attempt: Which run failed, from 1.
+        error: What it raised.
+        chance: From 0 up to 1, for the jitter.
+    """
+    cause = describe(error)
+    if isinstance(error, Reject) or attempt > policy.retries:
+        return Dead(cause, policy.dead_letter)
+    if isinstance(error, Retry):
+        delay = error.delay
+        return Again(policy.backoff.delay(attempt, chance) if delay is None else delay, cause)
+    # What is no Exception (sys.exit, a leaked cancellation) is retried like any other failure.
+    wanted = isinstance(error, policy.retry_on) or not isinstance(error, Exception)
+    if isinstance(error, policy.give_up_on) or not wanted:
+        return Dead(cause, policy.dead_letter)
+    return Again(policy.backoff.delay(attempt, chance), cause)
+
+
+def _cut(text: str, size: int) -> str:
+    # Lone surrogates (from odd file names, say) would make the record itself unwritable.
+    text = text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if len(text) <= size else f"{text[: size // 2]}\n…\n{text[-size // 2 :]}"
