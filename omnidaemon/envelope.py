@@ -6,6 +6,7 @@ import math
 import os
 import re
 import time
+from functools import lru_cache
 from itertools import count
 from typing import Any, Literal, cast
 
@@ -24,6 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 _DOUBTFUL = re.compile(rb"null|[0-9]{19}")
 _counter = count(int.from_bytes(os.urandom(3), "big"))
 _process = os.urandom(6).hex()
+_moment = (0, "")
 
 
 def _after_fork() -> None:
@@ -41,12 +43,13 @@ def new_id() -> str:
     One random part per process and a counter replace randomness per id, which would cost half of
     the publishing rate; a repeat needs 2**26 ids of one process within a millisecond.
     """
+    global _moment
     millis = time.time_ns() // 1_000_000
+    moment = _moment  # one read: another thread may replace it meanwhile
+    if moment[0] != millis:
+        moment = _moment = millis, f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-7"
     n = next(_counter)
-    return (
-        f"{millis >> 16:08x}-{millis & 0xFFFF:04x}-7{n >> 14 & 0xFFF:03x}"
-        f"-{0x8000 | n & 0x3FFF:04x}-{_process}"
-    )
+    return f"{moment[1]}{n >> 14 & 0xFFF:03x}-{0x8000 | n & 0x3FFF:04x}-{_process}"
 
 
 class Envelope(Struct, frozen=True, omit_defaults=True):
@@ -91,12 +94,18 @@ class _Received(Envelope, frozen=True, omit_defaults=True, kw_only=True):
     id: str  # required here: an event without one could not be found again
 
 
+@lru_cache(maxsize=1024)
+def _stripped(name: str) -> str | None:
+    text = name.strip()
+    return text if _NAME.fullmatch(text) else None
+
+
 def check_name(
     name: object, what: str = "topic", error: type[OmniDaemonError] = PayloadError
 ) -> str:
     """Returns the name of a topic or agent, stripped; the error says what a name may be."""
-    text = name.strip() if isinstance(name, str) else name
-    if not isinstance(text, str) or not _NAME.fullmatch(text):
+    text = _stripped(name) if isinstance(name, str) else None
+    if text is None:
         raise error(
             f"{what} name {name!r} is not usable: 1 to 200 characters of A-Z a-z 0-9 . _ : - "
             "with a letter or digit first"
@@ -138,7 +147,7 @@ def dump(value: object, wire: Wire = "json", *, what: str = "content") -> bytes:
             _check_values(msgspec.to_builtins(value, enc_hook=_hook, str_keys=False), what)
     except (TypeError, NotImplementedError) as error:
         raise PayloadError(
-            f"the {what} of type {type(value).__name__} cannot travel: {error or 'unknown type'}; "
+            f"the {what} of type {type(value).__name__} cannot travel: {str(error) or 'unknown type'}; "
             "use dicts, lists, text, numbers, msgspec Structs, dataclasses or pydantic models"
         ) from error
     except RecursionError as error:
@@ -152,10 +161,11 @@ def dump(value: object, wire: Wire = "json", *, what: str = "content") -> bytes:
 
 def _suspicious(encoded: bytes, wire: Wire) -> bool:
     """Whether a closer look is needed: a cheap test that spares most values the walk."""
-    if wire == "json":
-        brackets = encoded.count(b"[") + encoded.count(b"{")
-        return _DOUBTFUL.search(encoded) is not None or brackets > MAX_DEPTH
-    return len(encoded) > MAX_DEPTH or b"\xcb" in encoded
+    if wire == "msgpack":
+        return len(encoded) > MAX_DEPTH or b"\xcb" in encoded
+    if _DOUBTFUL.search(encoded):
+        return True
+    return len(encoded) > MAX_DEPTH and encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH
 
 
 def _check_values(value: object, what: str) -> None:
@@ -196,9 +206,9 @@ _from_json = msgspec.json.Decoder(_Received)
 _from_msgpack = msgspec.msgpack.Decoder(_Received)
 
 
-def wire_of(body: bytes | Raw) -> Wire:
+def wire_of(body: bytes) -> Wire:
     """How these bytes of an envelope are encoded: JSON objects start with a brace."""
-    return "json" if bytes(body[:1]) in (b"{", b" ", b"\n") else "msgpack"
+    return "json" if body[:1] in b"{ \t\r\n" else "msgpack"
 
 
 def decode(body: bytes) -> Envelope:

@@ -1,7 +1,8 @@
 """The values that cross the contracts of transports and stores: bytes and what happens to them.
 
 A value here knows nothing of connections, apps or workers; what a backend needs to recognise
-a delivery again stands in its opaque `token`.
+a delivery again stands in its opaque `token`. None can be part of a reference cycle, so the garbage
+collector need not look at them (`gc=False`): millions may wait in memory.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from msgspec import Struct
 Start = Literal["auto", "oldest", "new"]
 
 
-class Message(Struct, frozen=True):
+class Message(Struct, frozen=True, gc=False):
     """Bytes on their way to a topic.
 
     Attributes:
@@ -30,7 +31,7 @@ class Message(Struct, frozen=True):
     delay: float = 0.0
 
 
-class Consumer(Struct, frozen=True):
+class Consumer(Struct, frozen=True, gc=False):
     """One subscription's place in a group: who holds what it receives.
 
     Attributes:
@@ -46,7 +47,7 @@ class Consumer(Struct, frozen=True):
     lease: float
 
 
-class Delivery(Struct, frozen=True):
+class Delivery(Struct, frozen=True, gc=False):
     """Bytes leased to one consumer.
 
     Attributes:
@@ -72,7 +73,7 @@ class Delivery(Struct, frozen=True):
     replays: int = 0
 
 
-class Write(Struct, frozen=True):
+class Write(Struct, frozen=True, gc=False):
     """One change of a keyed record.
 
     Attributes:
@@ -90,7 +91,7 @@ class Write(Struct, frozen=True):
     ttl: float | None = None
 
 
-class Count(Struct, frozen=True):
+class Count(Struct, frozen=True, gc=False):
     """An addition to a counter; counters exist from their first addition on.
 
     Attributes:
@@ -106,30 +107,30 @@ class Count(Struct, frozen=True):
     amount: float
 
 
-class Ack(Struct, frozen=True, tag=True):
+class Ack(Struct, frozen=True, tag=True, gc=False):
     """The group is done with the delivery."""
 
 
-class RetryAfter(Struct, frozen=True, tag=True):
+class RetryAfter(Struct, frozen=True, tag=True, gc=False):
     """The group gets it again after `delay` seconds, with one more attempt charged."""
 
     delay: float
 
 
-class Bury(Struct, frozen=True, tag=True):
+class Bury(Struct, frozen=True, tag=True, gc=False):
     """It becomes a dead letter of the group, with `reason` (opaque bytes) beside its body."""
 
     reason: bytes
 
 
-class Release(Struct, frozen=True, tag=True):
+class Release(Struct, frozen=True, tag=True, gc=False):
     """It goes back to the group at once, uncharged: the consumer did not want or finish it."""
 
 
 Action = Ack | RetryAfter | Bury | Release
 
 
-class Settlement(Struct, frozen=True):
+class Settlement(Struct, frozen=True, gc=False):
     """All that must happen together when a delivery is over, or not at all.
 
     Attributes:
@@ -153,7 +154,7 @@ Verdict = Literal["applied", "repeated", "lost"]
 delivery is another consumer's or settled by another, and nothing of it happened."""
 
 
-class Record(Struct, frozen=True):
+class Record(Struct, frozen=True, gc=False):
     """One stored record, as a store gives it back.
 
     Attributes:
@@ -169,7 +170,7 @@ class Record(Struct, frozen=True):
     written: float
 
 
-class TopicInfo(Struct, frozen=True):
+class TopicInfo(Struct, frozen=True, gc=False):
     """What a topic holds now.
 
     Attributes:
@@ -189,7 +190,7 @@ class TopicInfo(Struct, frozen=True):
     dead: int
 
 
-class GroupInfo(Struct, frozen=True):
+class GroupInfo(Struct, frozen=True, gc=False):
     """How far a group is.
 
     Attributes:
@@ -217,7 +218,7 @@ class GroupInfo(Struct, frozen=True):
     seen: float | None
 
 
-class Event(Struct, frozen=True):
+class Event(Struct, frozen=True, gc=False):
     """A stored event.
 
     Attributes:
@@ -233,7 +234,7 @@ class Event(Struct, frozen=True):
     stored: float
 
 
-class DeadLetter(Struct, frozen=True):
+class DeadLetter(Struct, frozen=True, gc=False):
     """A delivery that its group gave up.
 
     Attributes:
@@ -255,7 +256,7 @@ class DeadLetter(Struct, frozen=True):
     buried: float
 
 
-class Place(Struct, frozen=True):
+class Place(Struct, frozen=True, gc=False):
     """Where an event stands in one group.
 
     Attributes:
