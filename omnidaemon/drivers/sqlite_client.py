@@ -1,0 +1,78 @@
+"""What a transport and a store on SQLite have in common: a place in the process's database."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from types import TracebackType
+from typing import ClassVar, Self, TypeVar
+
+from omnidaemon.drivers.sqlite import Database, Work
+from omnidaemon.drivers.sqlite_schema import explain, parse_url
+from omnidaemon.errors import OmniDaemonError
+
+T = TypeVar("T")
+
+
+class Client:
+    """Opens, closes and asks the database that its URL names.
+
+    Attributes:
+        backend: "sqlite:" and the file's real path.
+        failure: The error that SQLite's errors are raised as.
+    """
+
+    failure: ClassVar[type[OmniDaemonError]]
+
+    def __init__(self, url: str, clock: Callable[[], float]) -> None:
+        self._path, self._durable = parse_url(url)
+        self.backend = f"sqlite:{self._path}"
+        self.clock = clock
+        self._database: Database | None = None
+
+    async def open(self) -> None:
+        """See the contract."""
+        await self.run(lambda _: None, write=False)
+
+    async def close(self) -> None:
+        """See the contract."""
+        database, self._database = self._database, None
+        if database is not None and database.process == os.getpid():
+            await database.release()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def database(self) -> Database:
+        """The process's database; after a fork, or where opening failed, a new one."""
+        database = self._database
+        if database is None or database.closed or database.process != os.getpid():
+            database = self._database = Database.acquire(self._path)
+        return database
+
+    async def run(
+        self,
+        work: Work[T],
+        *,
+        durable: bool = True,
+        write: bool = True,
+        cancelled: Callable[[T], object] | None = None,
+    ) -> T:
+        """As `Database.run`, with SQLite's errors translated."""
+        try:
+            return await self.database.run(
+                work, durable=durable and self._durable, write=write, cancelled=cancelled
+            )
+        except sqlite3.Error as error:
+            raise self.failure(explain(error, self._path)) from error
