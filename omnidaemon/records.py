@@ -1,0 +1,252 @@
+"""Typed views over a Store: results, workers, agents and counters, written once for all stores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+from omnidaemon.envelope import load
+from omnidaemon.errors import InvalidSettings, StoreError
+from omnidaemon.messages import Count, Record, Write
+from omnidaemon.outcomes import Cause
+from omnidaemon.stores.base import Store
+
+RESULTS = "results"
+WORKERS = "workers"
+AGENTS = "agents"
+METRICS = "metrics"
+
+BEAT_SECONDS = 5.0
+BEAT_TTL = 3 * BEAT_SECONDS
+
+RunStatus = Literal["succeeded", "failed", "dead"]
+
+
+class RunRecord(Struct, frozen=True, omit_defaults=True):
+    """What one agent made of one task: its latest run, as stored.
+
+    Attributes:
+        task_id: The event's id.
+        topic: Its topic.
+        agent: Who ran it.
+        status: succeeded, failed (it will be retried) or dead.
+        result: What the agent returned, as JSON; null unless it succeeded.
+        cause: Why it failed.
+        attempts: Runs charged so far.
+        replays: How often it came back from the dead letters.
+        started_at: Unix time of the latest run's start, in seconds.
+        finished_at: Unix time of its end.
+        retry_at: Unix time from which it may run again, if it will.
+        worker: Where it ran.
+        correlation_id: As in the envelope.
+        tenant_id: As in the envelope.
+    """
+
+    task_id: str
+    topic: str
+    agent: str
+    status: RunStatus
+    result: Raw = Raw(b"null")
+    cause: Cause | None = None
+    attempts: int = 1
+    replays: int = 0
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    retry_at: float | None = None
+    worker: str = ""
+    correlation_id: str | None = None
+    tenant_id: str | None = None
+
+    @property
+    def value(self) -> Any:
+        """The result as plain Python values."""
+        return load(self.result)
+
+    @property
+    def seconds(self) -> float:
+        """How long the latest run took."""
+        return self.finished_at - self.started_at
+
+
+class WorkerRecord(Struct, frozen=True, omit_defaults=True):
+    """A worker as its latest heartbeat described it.
+
+    Attributes:
+        id: The worker.
+        app: The app's name.
+        host: Where it runs.
+        pid: Its process.
+        started_at: Unix time, in seconds.
+        beat_at: Unix time of this heartbeat.
+        state: running, draining, or degraded while its backends fail it.
+        detail: What fails, when degraded.
+        agents: Its agents as "topic/name".
+        running: Runs in progress.
+    """
+
+    id: str
+    app: str
+    host: str
+    pid: int
+    started_at: float
+    beat_at: float
+    state: Literal["running", "draining", "degraded"] = "running"
+    detail: str = ""
+    agents: list[str] = field(default_factory=list)
+    running: int = 0
+
+
+class AgentRecord(Struct, frozen=True, omit_defaults=True):
+    """A registered agent, as the worker that runs it wrote it down."""
+
+    topic: str
+    name: str
+    description: str = ""
+    tools: list[str] = field(default_factory=list)
+    consumers: int = 1
+    retries: int = 3
+    timeout: float | None = None
+    lease: float = 60.0
+    app: str = ""
+    registered_at: float = 0.0
+
+
+class AgentMetrics(Struct, frozen=True):
+    """What an agent has done since its counters began.
+
+    Attributes:
+        processed: Runs that succeeded and settled.
+        failed: Runs that raised and settled, each attempt.
+        dead: Deliveries given up, those that never ran included.
+        seconds: The time of all those runs.
+    """
+
+    processed: int = 0
+    failed: int = 0
+    dead: int = 0
+    seconds: float = 0.0
+
+    @property
+    def average(self) -> float:
+        """Mean seconds per run."""
+        runs = self.processed + self.failed
+        return self.seconds / runs if runs else 0.0
+
+
+def checked_limit(limit: object, most: int = 10_000) -> int:
+    """Returns the limit of a listing, or raises InvalidSettings."""
+    if isinstance(limit, bool) or not isinstance(limit, int) or not 1 <= limit <= most:
+        raise InvalidSettings(f"limit={limit!r}: give a whole number from 1 to {most}")
+    return limit
+
+
+_encode = msgspec.json.Encoder().encode
+_run = msgspec.json.Decoder(RunRecord)
+
+
+def run_write(record: RunRecord, ttl: float) -> Write:
+    """The change that keeps a run's record for `ttl` seconds."""
+    return Write(RESULTS, f"{record.task_id}/{record.agent}", _encode(record), record.topic, ttl)
+
+
+class Results:
+    """Run records by task and by topic."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def of_task(self, task_id: str) -> list[RunRecord]:
+        """All agents' records of the task, the newest first."""
+        return _runs(await self._store.browse(RESULTS, prefix=f"{task_id}/"))
+
+    async def newest(self, topic: str | None = None, limit: int = 100) -> list[RunRecord]:
+        """The newest records, of one topic or of all."""
+        checked_limit(limit)
+        return _runs(await self._store.browse(RESULTS, label=topic, limit=limit))
+
+    async def remove(self, task_id: str) -> int:
+        """Removes the task's records; returns how many there were."""
+        records = await self._store.browse(RESULTS, prefix=f"{task_id}/")
+        return await self._store.remove(RESULTS, *(record.key for record in records))
+
+
+def _runs(records: Iterable[Record]) -> list[RunRecord]:
+    return [_decoded(record, _run) for record in records]
+
+
+def _decoded(record: Record, decoder: msgspec.json.Decoder[Any]) -> Any:
+    try:
+        return decoder.decode(record.value)
+    except msgspec.MsgspecError as error:
+        raise StoreError(
+            f"record {record.key!r} is not readable ({error}): was it written by another version?"
+        ) from error
+
+
+_worker = msgspec.json.Decoder(WorkerRecord)
+_agent = msgspec.json.Decoder(AgentRecord)
+
+
+class Fleet:
+    """Who runs what: workers by their heartbeats, agents as registered."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def beat(self, record: WorkerRecord) -> None:
+        """Says that the worker lives."""
+        await self._store.write(Write(WORKERS, record.id, _encode(record), ttl=BEAT_TTL))
+
+    async def leave(self, worker_id: str) -> None:
+        """Says that the worker has ended."""
+        await self._store.remove(WORKERS, worker_id)
+
+    async def workers(self) -> list[WorkerRecord]:
+        """Workers whose heartbeat is fresh."""
+        found = await self._store.browse(WORKERS, limit=10_000)
+        return sorted((_decoded(r, _worker) for r in found), key=lambda worker: worker.started_at)
+
+    async def register(self, agents: Sequence[AgentRecord]) -> None:
+        """Writes the agents down."""
+        await self._store.write(*(Write(AGENTS, f"{a.topic}/{a.name}", _encode(a)) for a in agents))
+
+    async def agents(self) -> list[AgentRecord]:
+        """All agents ever registered and not removed, by topic and name."""
+        found = await self._store.browse(AGENTS, limit=10_000)
+        return sorted((_decoded(r, _agent) for r in found), key=lambda a: (a.topic, a.name))
+
+
+class Metrics:
+    """Counters that move inside the settlements."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def totals(self, topic: str | None = None) -> dict[str, dict[str, AgentMetrics]]:
+        """By topic and agent."""
+        prefix = "" if topic is None else f"{topic}/"
+        found: dict[str, dict[str, AgentMetrics]] = {}
+        for key, fields in sorted((await self._store.totals(METRICS, prefix=prefix)).items()):
+            name, _, agent = key.partition("/")
+            found.setdefault(name, {})[agent] = AgentMetrics(
+                processed=round(fields.get("processed", 0)),
+                failed=round(fields.get("failed", 0)),
+                dead=round(fields.get("dead", 0)),
+                seconds=fields.get("seconds", 0.0),
+            )
+        return found
+
+
+def metric(label: str, name: str, amount: float = 1) -> Count:
+    """The change of a counter of the agent with the label "topic/name"."""
+    return Count(METRICS, label, name, amount)
+
+
+def iso(moment: float) -> str:
+    """Unix seconds as ISO 8601 in UTC, to the millisecond."""
+    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
+    return f"{whole}.{int(moment % 1 * 1000):03d}Z"

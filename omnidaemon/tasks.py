@@ -1,0 +1,208 @@
+"""Tasks as their publishers see them: where one stands, what came of it, and waiting for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import anyio
+from msgspec import Struct
+
+from omnidaemon.errors import ResultTimeout, TaskFailed, TaskNotFound
+from omnidaemon.messages import Place
+from omnidaemon.records import Results, RunRecord
+from omnidaemon.stores.base import Store
+from omnidaemon.transports.base import Transport
+
+POLL_SECONDS = 5.0
+"""How often a wait looks by itself, beneath the notice that normally ends it."""
+
+TaskStatus = Literal["pending", "running", "succeeded", "failed", "dead", "cancelled"]
+
+
+class Task(Struct, frozen=True):
+    """A task with all that its agents made of it.
+
+    Attributes:
+        id: The event's id.
+        topic: Its topic.
+        status: pending, running, succeeded, failed (will retry), dead or cancelled.
+        runs: The latest run of each agent, by the agent's name.
+        places: Where the event stands in each group.
+    """
+
+    id: str
+    topic: str
+    status: TaskStatus
+    runs: dict[str, RunRecord]
+    places: tuple[Place, ...] = ()
+
+    @property
+    def success(self) -> RunRecord | None:
+        """The latest run that succeeded."""
+        found = [run for run in self.runs.values() if run.status == "succeeded"]
+        return max(found, key=lambda run: run.finished_at, default=None)
+
+
+class Tasks:
+    """Looks tasks up and waits for them; what is pending or running comes from the transport."""
+
+    def __init__(self, transport: Transport, store: Store) -> None:
+        self._transport = transport
+        self._results = Results(store)
+
+    async def get(self, task_id: str) -> Task:
+        """The task as it stands.
+
+        Raises:
+            TaskNotFound: No event, record or dead letter has this id (any more).
+        """
+        # Places first: a run that settles in between shows up in both, never in neither.
+        places = await self._transport.locate(task_id)
+        runs = await self._results.of_task(task_id)
+        if not places and not runs:
+            raise TaskNotFound(
+                f"no task {task_id!r} here: check the id and the backend; results are kept for a "
+                "day unless OMNIDAEMON_RESULT_TTL says otherwise"
+            )
+        topic = places[0].topic if places else runs[0].topic
+        by_agent = {run.agent: run for run in runs}
+        return Task(task_id, topic, overall(states(places, by_agent)), by_agent, tuple(places))
+
+    async def newest(self, topic: str | None = None, limit: int = 100) -> list[RunRecord]:
+        """The newest run records, of one topic or of all."""
+        return await self._results.newest(topic, limit)
+
+    async def remove(self, task_id: str) -> int:
+        """Removes the task's records; returns how many there were."""
+        return await self._results.remove(task_id)
+
+    async def result(
+        self, task_id: str, topic: str, *, agent: str | None = None, timeout: float | None = None
+    ) -> RunRecord:
+        """Waits for the first success, of the given agent or of any.
+
+        Raises:
+            ResultTimeout: Nothing came within `timeout` seconds; the task goes on.
+            TaskFailed: The agent, or every known group of the topic, gave it up.
+        """
+        deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
+        async with self._transport.watch(task_id) as watch:
+            while True:
+                runs = {run.agent: run for run in await self._results.of_task(task_id)}
+                for run in runs.values():
+                    if run.status == "succeeded" and agent in (None, run.agent):
+                        return run
+                if any(run.status == "dead" for run in runs.values()):
+                    await self._raise_if_dead(task_id, topic, agent, runs)
+                left = deadline - anyio.current_time()
+                if left <= 0:
+                    raise ResultTimeout(
+                        f"task {task_id} on topic {topic!r} has no result after {timeout} s; it "
+                        "goes on, ask again later" + await self._why_waiting(task_id, topic)
+                    )
+                await watch.wait(min(left, POLL_SECONDS))
+
+    async def _raise_if_dead(
+        self, task_id: str, topic: str, agent: str | None, runs: dict[str, RunRecord]
+    ) -> None:
+        """Raises TaskFailed if nobody who was asked for can succeed any more."""
+        now = states(await self._transport.locate(task_id), runs)
+        asked = [agent] if agent is not None else [*now]
+        if agent is None:
+            asked += [group.name for group in await self._transport.groups(topic)]
+        if any(now.get(name, "pending") != "dead" for name in asked):
+            return
+        causes = {name: _cause(run) for name, run in runs.items() if run.status == "dead"}
+        texts = "; ".join(f"{name}: {cause}" for name, cause in causes.items())
+        raise TaskFailed(
+            f"task {task_id} on topic {topic!r} failed for good: {texts}", causes=causes
+        )
+
+    async def _why_waiting(self, task_id: str, topic: str) -> str:
+        groups = await self._transport.groups(topic)
+        if not groups:
+            return f" (no agent has ever listened to {topic!r})"
+        if not any(group.consumers for group in groups):
+            return f" (no worker runs an agent of {topic!r} now)"
+        return ""
+
+
+def _cause(run: RunRecord) -> str:
+    return f"{run.cause.type}: {run.cause.message}" if run.cause else "unknown"
+
+
+def states(places: Sequence[Place], runs: dict[str, RunRecord]) -> dict[str, TaskStatus]:
+    """Where each agent stands: the transport knows what is open, the records what came of it."""
+    found: dict[str, TaskStatus] = {name: run.status for name, run in runs.items()}
+    for place in places:
+        name = place.group or ""
+        match place.state:
+            case "pending" | "running" | "dead":
+                found[name] = place.state
+            case "waiting":
+                found[name] = "failed"
+            case "settled":
+                found.setdefault(name, "succeeded")  # its record has expired
+    return found
+
+
+def overall(found: dict[str, TaskStatus]) -> TaskStatus:
+    """One status for the whole task.
+
+    A task of which some agents have ended well and others have not begun counts as running: it
+    has begun and is not over.
+    """
+    present = set(found.values())
+    if "running" in present:
+        return "running"
+    if "failed" in present:
+        return "failed"
+    if present <= {"pending"}:
+        return "pending"
+    if "pending" in present:
+        return "running"
+    return "dead" if "dead" in present else "succeeded"
+
+
+class TaskHandle:
+    """A published event, and the way to what comes of it.
+
+    Attributes:
+        id: The task id, which is the event's id.
+        topic: Where it was published.
+    """
+
+    def __init__(self, task_id: str, topic: str, tasks: Tasks) -> None:
+        self.id = task_id
+        self.topic = topic
+        self._tasks = tasks
+
+    def __repr__(self) -> str:
+        return f"TaskHandle({self.id!r}, topic={self.topic!r})"
+
+    async def result(self, agent: str | None = None, *, timeout: float | None = None) -> Any:
+        """What the agent returned, or the first that succeeds if no agent is named.
+
+        Args:
+            agent: Whose result.
+            timeout: Seconds to wait; None waits for ever.
+
+        Raises:
+            ResultTimeout: Nothing came in time; the task goes on.
+            TaskFailed: The agent, or every known group of the topic, gave it up.
+        """
+        run = await self._tasks.result(self.id, self.topic, agent=agent, timeout=timeout)
+        return run.value
+
+    async def results(self) -> dict[str, RunRecord]:
+        """The records so far, by agent."""
+        return (await self._tasks.get(self.id)).runs
+
+    async def status(self) -> TaskStatus:
+        """Where the task stands.
+
+        Raises:
+            TaskNotFound: It is settled, and its record has expired.
+        """
+        return (await self._tasks.get(self.id)).status

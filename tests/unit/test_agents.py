@@ -1,0 +1,106 @@
+"""Registration: names, routers, and values that are refused."""
+
+import math
+from functools import partial
+
+import pytest
+
+from omnidaemon import AgentRouter, App
+from omnidaemon.errors import ConfigurationError, DuplicateAgent, InvalidSettings
+
+
+async def charge(order: dict) -> None: ...
+
+
+class Greeter:
+    async def __call__(self, content): ...
+
+
+def test_the_decorated_function_stays_itself_and_gives_the_name():
+    app = App()
+    assert app.agent("order.placed")(charge) is charge
+    assert [(a.topic, a.name) for a in app.agents] == [("order.placed", "charge")]
+
+
+def test_a_default_name_is_the_qualified_name_without_where_it_was_defined():
+    def local(content): ...
+
+    app = App()
+    for handler in (local, Greeter(), partial(charge)):
+        app.agent("topic.a")(handler)
+    assert [agent.name for agent in app.agents] == ["local", "Greeter", "charge"]
+
+
+def test_a_lambda_wants_a_name():
+    app = App()
+    with pytest.raises(InvalidSettings, match="name="):
+        app.agent("a")(lambda content: None)
+    app.agent("a", name="short")(lambda content: None)
+
+
+def test_the_description_is_the_first_line_of_the_docstring():
+    app = App()
+
+    @app.agent("a")
+    async def handler(content):
+        """Says hello.
+
+        And more.
+        """
+
+    assert app.agents[0].description == "Says hello."
+
+
+def test_a_router_puts_its_prefix_before_the_topics():
+    orders = AgentRouter(prefix="order.")
+    orders.agent("placed")(charge)
+    app = App()
+    app.include(orders)
+    app.include(orders, prefix="eu.")
+    assert [a.topic for a in app.agents] == ["order.placed", "eu.order.placed"]
+
+
+def test_one_function_may_serve_several_topics_but_a_name_only_once_per_topic():
+    app = App()
+    app.agent("a")(charge)
+    app.agent("b")(charge)
+    with pytest.raises(DuplicateAgent, match=r"'charge'.*'a'"):
+        app.agent("a")(charge)
+    app.agent("a", name="other")(charge)
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"consumers": 0}, "consumers=0"),
+        ({"consumers": True}, "consumers=True"),
+        ({"consumers": 2.0}, "consumers"),
+        ({"retries": -1}, "retries=-1"),
+        ({"timeout": 0}, "timeout=0"),
+        ({"timeout": math.nan}, "timeout"),
+        ({"timeout": "5"}, "timeout"),
+        ({"lease": -5}, "lease"),
+        ({"lease": math.inf}, "lease"),
+        ({"retry_on": "ValueError"}, "exception classes"),
+        ({"give_up_on": [ValueError()]}, "exception classes"),
+        ({"start": "middle"}, "start"),
+        ({"name": "a b"}, "agent name"),
+    ],
+)
+def test_values_without_sense_are_refused_at_registration(bad, words):
+    with pytest.raises(InvalidSettings, match=words):
+        App().agent("a", **bad)(charge)
+
+
+@pytest.mark.parametrize("topic", ["", "a b", "omni.secret", "topic", "a/b", "{a}"])
+def test_topics_that_cannot_be_are_refused_at_registration(topic):
+    with pytest.raises(ConfigurationError, match="topic"):
+        App().agent(topic)(charge)
+
+
+def test_a_timeout_on_a_sync_handler_must_be_meant():
+    def sync(content): ...
+
+    with pytest.raises(InvalidSettings, match="abandon"):
+        App().agent("a", timeout=5)(sync)
+    App().agent("a", timeout=5, timeout_mode="abandon")(sync)
