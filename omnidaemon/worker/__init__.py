@@ -1,0 +1,1 @@
+"""The worker: what receives, runs and settles."""

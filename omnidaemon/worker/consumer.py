@@ -1,0 +1,519 @@
+"""The path of a message: received, decoded, run, decided, settled. Read it from top to bottom."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+import msgspec
+from anyio import CancelScope, CapacityLimiter
+from anyio.lowlevel import checkpoint, checkpoint_if_cancelled
+from msgspec import Raw
+
+from omnidaemon.agents import Agent
+from omnidaemon.app import CallNext, Middleware
+from omnidaemon.context import Context, Publish
+from omnidaemon.envelope import MAX_HOPS, Envelope, Wire, decode, dump, encode, new_id, wire_of
+from omnidaemon.errors import DecodeError, OmniDaemonError, PayloadError
+from omnidaemon.messages import (
+    Ack,
+    Action,
+    Bury,
+    Delivery,
+    Message,
+    Release,
+    RetryAfter,
+    Settlement,
+    Verdict,
+)
+from omnidaemon.outcomes import CRASH_LIMIT, Again, Cause, Dead, Done, Outcome, decide, describe
+from omnidaemon.records import RunRecord, RunStatus, metric, run_write
+from omnidaemon.stores.base import Store
+from omnidaemon.transports.base import Subscription, Transport
+from omnidaemon.worker.leases import Held
+
+logger = logging.getLogger("omnidaemon.worker")
+
+RECEIVE_SECONDS = 30.0
+PREFETCH_SECONDS = 0.05
+PREFETCH_MOST = 500
+PREFETCH_BYTES = 8_000_000
+SETTLE_MOST = 500
+YIELD_SECONDS = 0.002
+"""A handler that never waits gives the loop to receiving and settling this often."""
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all consumers of one worker share.
+
+    Attributes:
+        worker: The worker's id.
+        transport: Where deliveries come from.
+        store: Where records go.
+        publish: What `ctx.send` publishes with.
+        trouble: Told what fails, by the thing that fails; None when it works again.
+        middleware: Called around each run.
+        state: What the lifespan yielded.
+        wire: How replies are encoded.
+        result_ttl: Seconds for which results are kept.
+        max_message: Bytes a reply may have.
+    """
+
+    worker: str
+    transport: Transport
+    store: Store
+    publish: Publish
+    trouble: Callable[[str, str | None], None]
+    middleware: Sequence[Middleware] = ()
+    state: Any = None
+    wire: Wire = "json"
+    result_ttl: float = 86_400.0
+    max_message: int = 1_000_000
+
+
+_ACK = Ack()
+
+
+class AgentConsumer:
+    """Runs one agent in this process, at most `agent.consumers` at a time."""
+
+    def __init__(
+        self, agent: Agent, subscription: Subscription, held: Held, shared: Shared
+    ) -> None:
+        self._agent = agent
+        self._subscription = subscription
+        self._held = held
+        self._shared = shared
+        self._call = _composed(agent, shared.middleware)
+        self._label = f"{agent.topic}/{agent.name}"
+        self._atomic = shared.transport.backend == shared.store.backend
+        self._processed = metric(self._label, "processed")
+        self._failed = metric(self._label, "failed")
+        self._dead = metric(self._label, "dead")
+        self._queue: deque[Delivery] = deque()
+        self._parked: list[anyio.Event] = []
+        self._outbox: list[Settlement] = []
+        self._settling = 0
+        self._pace = _Pace()
+        self._room = anyio.Event()
+        self._finished = anyio.Event()
+        self._stopping = False
+        self._ended = False
+        self._given_up = False
+        self._receiving = CancelScope()
+        self._runs = CancelScope()
+        self.running = 0
+
+    async def run(self) -> None:
+        """Works until stopped, and returns when all that was held is settled or handed back."""
+        async with anyio.create_task_group() as outer:
+            outer.start_soon(self._settle)
+            try:
+                with self._runs:
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(self._receive)
+                        for _ in range(self._agent.consumers):
+                            group.start_soon(self._consume)
+            finally:
+                self._ended = True
+                self._finished.set()
+
+    def stop(self) -> None:
+        """Receives nothing more, hands back what has not started, lets the rest finish."""
+        self._stopping = True
+        self._receiving.cancel()
+
+    def abort(self) -> None:
+        """Cancels what runs and hands it back, uncharged."""
+        self.stop()
+        self._runs.cancel()
+
+    def give_up(self) -> None:
+        """Stops trying to settle: what is left goes to another worker when its lease ends."""
+        self._given_up = True
+
+    # 1. Received: as many as can start at once, and a few that will within 50 ms.
+
+    async def _receive(self) -> None:
+        pause = 0.1
+        with self._receiving:
+            while not self._stopping:
+                credit = self._credit()
+                if credit <= 0:
+                    self._room = anyio.Event()
+                    await self._room.wait()
+                    continue
+                try:
+                    deliveries = await self._subscription.receive(credit, RECEIVE_SECONDS)
+                except OmniDaemonError as error:
+                    self._shared.trouble(self._label, f"receiving: {error}")
+                    await anyio.sleep(pause * (0.5 + random.random()))
+                    pause = min(5.0, pause * 2)
+                    continue
+                self._shared.trouble(self._label, None)
+                pause = 0.1
+                # Nothing may be awaited between receiving and this: what is leased is ours.
+                self._held.add(deliveries)
+                self._queue.extend(deliveries)
+                self._pace.saw(deliveries)
+                self._wake_one()
+        while self._queue:
+            self._finish(Settlement(self._queue.popleft(), Release()))
+        while self._parked:
+            self._wake_one()
+
+    def _credit(self) -> int:
+        """How many more deliveries may be held: free slots and the prefetch.
+
+        Finished runs whose settlement is on its way do not count, up to a bound: while a store is
+        down no further work is taken.
+        """
+        most = self._agent.consumers + self._pace.prefetch()
+        if len(self._outbox) + self._settling > 2 * most + SETTLE_MOST:
+            return 0
+        return most - self.running - len(self._queue)
+
+    async def _consume(self) -> None:
+        yielded = time.perf_counter()
+        while True:
+            while not self._queue:
+                if self._stopping:
+                    return
+                event = anyio.Event()
+                self._parked.append(event)
+                await event.wait()
+                yielded = time.perf_counter()
+            delivery = self._queue.popleft()
+            if self._queue:
+                self._wake_one()
+            self.running += 1
+            try:
+                started = time.perf_counter()
+                settlement = await self._run(delivery, started)
+            except anyio.get_cancelled_exc_class():
+                self._finish(Settlement(delivery, Release()))
+                raise
+            finally:
+                self.running -= 1
+            self._finish(settlement)
+            now = time.perf_counter()
+            self._pace.finished(now - started)
+            if now - yielded > YIELD_SECONDS:
+                await checkpoint()
+                yielded = time.perf_counter()
+
+    def _wake_one(self) -> None:
+        if self._parked:
+            self._parked.pop().set()
+
+    # 2. Decoded, and run. Whatever it comes to is an outcome, and every outcome is settled.
+
+    async def _run(self, delivery: Delivery, started: float) -> Settlement:
+        try:
+            envelope = decode(delivery.body)
+        except DecodeError as error:
+            return self._unread(delivery, describe(error))
+        refused = self._refuse(delivery, envelope)
+        if refused is not None:
+            return self._settlement(delivery, envelope, Dead(refused), started, ran=False)
+        ctx = Context(
+            envelope,
+            agent=self._agent.name,
+            publish=self._shared.publish,
+            attempt=delivery.attempt,
+            replays=delivery.replays,
+            state=self._shared.state,
+            worker=self._shared.worker,
+            wire=wire_of(delivery.body),
+        )
+        try:
+            value = await self._call(ctx)
+            result = dump(value, what="result")
+            reply = self._reply(envelope, value, result)
+        except BaseException as error:
+            # Raises again if it is we who cancel: an interruption is no failure, however it shows.
+            await checkpoint_if_cancelled()
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            # All else is the run's outcome: sys.exit() in a handler ends no worker, nor does a
+            # cancellation that comes from within it.
+            return self._failed_run(delivery, envelope, error, started)
+        return self._settlement(delivery, envelope, Done(), started, result=result, reply=reply)
+
+    def _refuse(self, delivery: Delivery, envelope: Envelope) -> Cause | None:
+        """Why this must not be run at all, if so."""
+        if delivery.crashes >= CRASH_LIMIT:
+            return Cause(
+                "WorkerLost",
+                f"{delivery.crashes} workers vanished while they ran this event, so it is not run "
+                "again: it may be what kills them (memory, a crash in native code)",
+            )
+        if envelope.hops > MAX_HOPS:
+            return Cause(
+                "TooManyHops",
+                f"this event is the end of {envelope.hops} replies: two agents answer each other",
+            )
+        return None
+
+    def _reply(self, envelope: Envelope, value: Any, result: bytes) -> Message | None:
+        if envelope.reply_to is None or value is None:
+            return None
+        wire = self._shared.wire
+        caused = Envelope(
+            envelope.reply_to,
+            Raw(result) if wire == "json" else value,
+            tenant_id=envelope.tenant_id,
+            correlation_id=envelope.correlation_id or envelope.id,
+            causation_id=envelope.id,
+            source=envelope.source,
+            headers=envelope.headers,
+            hops=envelope.hops + 1,
+        )
+        body = encode(caused, wire)
+        if len(body) > self._shared.max_message:
+            raise PayloadError(
+                f"the reply to {envelope.reply_to!r} has {len(body):,} bytes, and "
+                f"{self._shared.max_message:,} are allowed: return where the data is instead"
+            )
+        return Message(caused.topic, caused.id, body)
+
+    # 3. Decided: the outcome becomes a settlement, a value that holds all that follows from it.
+
+    def _failed_run(
+        self, delivery: Delivery, envelope: Envelope, error: BaseException, started: float
+    ) -> Settlement:
+        outcome = decide(self._agent.policy, delivery.attempt, error, random.random())
+        return self._settlement(delivery, envelope, outcome, started)
+
+    def _settlement(
+        self,
+        delivery: Delivery,
+        envelope: Envelope,
+        outcome: Outcome,
+        started: float,
+        *,
+        result: bytes = b"null",
+        reply: Message | None = None,
+        ran: bool = True,
+    ) -> Settlement:
+        seconds = time.perf_counter() - started
+        now = time.time()
+        cause: Cause | None = None
+        retry_at: float | None = None
+        action: Action = _ACK
+        status: RunStatus = "succeeded"
+        counts = [self._processed]
+        if isinstance(outcome, Again):
+            cause, retry_at = outcome.cause, now + outcome.delay
+            action, status, counts = RetryAfter(outcome.delay), "failed", [self._failed]
+        elif isinstance(outcome, Dead):
+            cause, status = outcome.cause, "dead"
+            action = Bury(self._reason(delivery, cause, now)) if outcome.keep else _ACK
+            counts = [self._failed, self._dead] if ran else [self._dead]
+        if cause is not None:
+            self._log(delivery, outcome, cause)
+        record = RunRecord(
+            envelope.id,
+            delivery.topic,
+            self._agent.name,
+            status,
+            Raw(result),
+            cause,
+            delivery.attempt,
+            delivery.replays,
+            now - seconds,
+            now,
+            retry_at,
+            self._shared.worker,
+            envelope.correlation_id,
+            envelope.tenant_id,
+        )
+        if ran:
+            counts.append(metric(self._label, "seconds", seconds))
+        changes: tuple[Any, ...] = (run_write(record, self._shared.result_ttl), *counts)
+        publish = () if reply is None else (reply,)
+        return Settlement(delivery, action, publish, changes, envelope.id)
+
+    def _unread(self, delivery: Delivery, cause: Cause) -> Settlement:
+        """What cannot be decoded has no task id that could be trusted: a dead letter alone."""
+        self._log(delivery, Dead(cause), cause)
+        reason = self._reason(delivery, cause, time.time())
+        return Settlement(delivery, Bury(reason), changes=(self._dead,))
+
+    def _reason(self, delivery: Delivery, cause: Cause, now: float) -> bytes:
+        return msgspec.json.encode(
+            {
+                "type": cause.type,
+                "message": cause.message,
+                "traceback": cause.traceback,
+                "attempts": delivery.attempt,
+                "crashes": delivery.crashes,
+                "replays": delivery.replays,
+                "failed_at": now,
+                "worker": self._shared.worker,
+            }
+        )
+
+    def _log(self, delivery: Delivery, outcome: Outcome, cause: Cause) -> None:
+        agent = self._agent
+        text = f"agent {agent.name!r} on {agent.topic!r}, event {delivery.id}"
+        what = (
+            f"run {delivery.attempt} of {agent.policy.retries + 1}: {cause.type}: {cause.message}"
+        )
+        if isinstance(outcome, Again):
+            logger.warning("%s, %s; again in %.1f s", text, what, outcome.delay)
+            return
+        kept = "a dead letter" if agent.policy.dead_letter else "dropped, as configured"
+        logger.error("%s, %s; %s\n%s", text, what, kept, cause.traceback)
+
+    # 4. Settled: in batches, one in flight while the next gathers; shielded from cancellation.
+
+    def _finish(self, settlement: Settlement) -> None:
+        self._outbox.append(settlement)
+        self._finished.set()
+
+    async def _settle(self) -> None:
+        with CancelScope(shield=True):
+            while True:
+                while not self._outbox:
+                    if self._ended:
+                        return
+                    self._finished = anyio.Event()
+                    await self._finished.wait()
+                batch, self._outbox = self._outbox[:SETTLE_MOST], self._outbox[SETTLE_MOST:]
+                self._settling = len(batch)
+                await self._settle_batch(batch)
+                self._settling = 0
+                self._room.set()
+
+    async def _settle_batch(self, batch: list[Settlement]) -> None:
+        """Settles until it is done: a finished run is never repeated because a store is away."""
+        settle = self._subscription.settle if self._atomic else self._settle_apart()
+        what = f"{self._label} settling"
+        pause = 0.05
+        failures = 0
+        while batch and not self._given_up:
+            # One settlement that a backend chokes on must not hold up all the others.
+            parts = [batch] if failures < 3 else [[settlement] for settlement in batch]
+            left: list[Settlement] = []
+            trouble: OmniDaemonError | None = None
+            for part in parts:
+                try:
+                    verdicts = await settle(part)
+                except OmniDaemonError as error:
+                    trouble = error
+                    left += part
+                else:
+                    self._settled(part, verdicts)
+            self._shared.trouble(what, None if trouble is None else str(trouble))
+            batch = left
+            if batch:
+                failures += 1
+                await anyio.sleep(pause * (0.5 + random.random()))
+                pause = min(2.0, pause * 2)
+
+    def _settled(self, settlements: Sequence[Settlement], verdicts: Sequence[Verdict]) -> None:
+        for settlement, verdict in zip(settlements, verdicts, strict=True):
+            delivery = settlement.delivery
+            self._held.drop(delivery)
+            if verdict == "lost" and not isinstance(settlement.action, Release):
+                logger.warning(
+                    "agent %r on %r, event %s: its lease had gone to another worker, so nothing of "
+                    "this run is kept",
+                    self._agent.name,
+                    self._agent.topic,
+                    delivery.id,
+                )
+
+    def _settle_apart(self) -> Callable[[list[Settlement]], Awaitable[Sequence[Verdict]]]:
+        """Settles where the store is another backend: records first, then the rest in one step.
+
+        Who has lost a delivery writes nothing. A crash in between repeats the run, whose record
+        replaces this one; counters may then count it twice, which no order can avoid.
+        """
+        written: set[Any] = set()
+
+        async def settle(batch: list[Settlement]) -> Sequence[Verdict]:
+            consumer = self._subscription.consumer
+            deliveries = [settlement.delivery for settlement in batch]
+            lost = {d.token for d in await self._shared.transport.renew(consumer, deliveries)}
+            fresh = [s for s in batch if s.delivery.token not in lost | written]
+            changes = [change for settlement in fresh for change in settlement.changes]
+            if changes:
+                await self._shared.store.write(*changes)
+            written.update(settlement.delivery.token for settlement in fresh)
+            return await self._subscription.settle(
+                [msgspec.structs.replace(settlement, changes=()) for settlement in batch]
+            )
+
+        return settle
+
+
+class _Pace:
+    """How fast runs end, and so how many more deliveries will start within 50 ms."""
+
+    def __init__(self) -> None:
+        self._mean = 0.0
+        self._rate = 0.0
+        self._size = 0.0
+        self._ended = 0
+        self._since = time.perf_counter()
+
+    def saw(self, deliveries: Sequence[Delivery]) -> None:
+        """Remembers how large bodies are, so that the prefetch stays small in memory, too."""
+        if deliveries:
+            size = sum(len(delivery.body) for delivery in deliveries) / len(deliveries)
+            self._size = size if not self._size else 0.8 * self._size + 0.2 * size
+
+    def finished(self, seconds: float) -> None:
+        """A run took this long."""
+        self._ended += 1
+        self._mean += 0.1 * (seconds - self._mean)
+
+    def prefetch(self) -> int:
+        """Deliveries to hold beyond the free slots; none for slow handlers."""
+        now = time.perf_counter()
+        passed = now - self._since
+        if self._ended and passed > 0.001:
+            self._rate += 0.3 * (self._ended / passed - self._rate)
+            self._ended = 0
+            self._since = now
+        if self._mean > PREFETCH_SECONDS:
+            return 0
+        most = min(PREFETCH_MOST, PREFETCH_BYTES // max(1.0, self._size))
+        return int(min(most, self._rate * PREFETCH_SECONDS))
+
+
+def _composed(agent: Agent, middleware: Sequence[Middleware]) -> CallNext:
+    """The handler with its timeout, and the middleware around it, the first outermost."""
+    run = agent.binding.runner(CapacityLimiter(agent.consumers))
+    call: CallNext = run if agent.timeout is None else partial(_timed, agent, run, agent.timeout)
+    for layer in reversed(middleware):
+        call = partial(_layered, layer, call)
+    return call
+
+
+async def _layered(layer: Middleware, call_next: CallNext, ctx: Context) -> Any:
+    return await layer(ctx, call_next)
+
+
+async def _timed(agent: Agent, run: CallNext, timeout: float, ctx: Context) -> Any:
+    late = TimeoutError(f"agent {agent.name!r} ran for longer than its timeout of {timeout} s")
+    if not agent.binding.is_async:
+        # A thread cannot be cancelled: it keeps its slot to the end, and then counts as failed.
+        started = anyio.current_time()
+        value = await run(ctx)
+        if anyio.current_time() - started > timeout:
+            raise late
+        return value
+    with anyio.move_on_after(timeout):
+        return await run(ctx)
+    raise late

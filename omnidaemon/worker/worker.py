@@ -1,0 +1,230 @@
+"""A worker: one process that runs an app's agents until it is stopped."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import socket
+import time
+from contextlib import AsyncExitStack
+from typing import Any, Literal
+
+import anyio
+
+from omnidaemon.app import App
+from omnidaemon.errors import ConfigurationError, StoreError
+from omnidaemon.records import BEAT_SECONDS, AgentRecord, Fleet, WorkerRecord
+from omnidaemon.worker.consumer import AgentConsumer, Shared
+from omnidaemon.worker.leases import LeaseKeeper
+
+logger = logging.getLogger("omnidaemon.worker")
+
+SETTLE_SECONDS = 5.0
+"""How long a forced end still tries to settle and hand back."""
+
+
+class Worker:
+    """Runs the agents of an app in this process and event loop.
+
+    Args:
+        app: The app.
+        grace: Seconds that running handlers get after `stop`; None takes the settings'.
+        resume: True lifts pauses of the app's agents, as a person who starts a worker expects.
+    """
+
+    def __init__(self, app: App, *, grace: float | None = None, resume: bool = False) -> None:
+        self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+        self._app = app
+        self._grace = grace
+        self._resume = resume
+        self._started_at = time.time()
+        self._consumers: list[AgentConsumer] = []
+        self._open = 0
+        self._troubles: dict[str, str] = {}
+        self.ready = anyio.Event()
+        self._stopping = anyio.Event()
+        self._forced = anyio.Event()
+        self._ended = anyio.Event()
+
+    def stop(self) -> None:
+        """Drains: receives nothing more, lets what runs finish within the grace, then ends."""
+        self._stopping.set()
+
+    def abort(self) -> None:
+        """Drains without grace: what runs is cancelled and handed back."""
+        self._stopping.set()
+        self._forced.set()
+
+    async def run(self) -> None:
+        """Works until stopped.
+
+        Raises:
+            ConfigurationError: The app has no agents, or a backend is not usable.
+            TransportError: The transport could not be opened.
+            StoreError: The store could not be opened.
+        """
+        app = self._app
+        if not app.agents:
+            raise ConfigurationError(
+                f"{app!r} has no agents: decorate a function with @app.agent(topic), in the module "
+                "that makes the app or one that it imports"
+            )
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(app.transport)
+            await stack.enter_async_context(app.store)
+            state = None
+            if app.lifespan is not None:
+                state = await stack.enter_async_context(app.lifespan(app))
+            fleet = Fleet(app.store)
+            await fleet.register(self._agent_records())
+            keeper = LeaseKeeper(
+                app.transport,
+                beat=lambda: fleet.beat(self._record()),
+                beat_seconds=BEAT_SECONDS,
+                trouble=self._trouble,
+                mode=app.transport.renewal,
+            )
+            await self._subscribe(stack, keeper, state)
+            await fleet.beat(self._record())
+            async with anyio.create_task_group() as group:
+                group.start_soon(keeper.run)
+                await self._work()
+                group.cancel_scope.cancel()
+            try:
+                await fleet.leave(self.id)
+            except StoreError as error:
+                logger.warning("worker %s could not sign off: %s", self.id, error)
+
+    async def _subscribe(self, stack: AsyncExitStack, keeper: LeaseKeeper, state: Any) -> None:
+        """Joins all groups before any receives, so that none starts behind another's progress."""
+        app = self._app
+        shared = Shared(
+            worker=self.id,
+            transport=app.transport,
+            store=app.store,
+            publish=app.publish,
+            trouble=self._trouble,
+            middleware=app.middleware,
+            state=state,
+            wire=app.settings.wire,
+            result_ttl=app.settings.result_ttl,
+            max_message=app.settings.max_message,
+        )
+        for agent in app.agents:
+            subscription = await stack.enter_async_context(
+                app.transport.subscribe(
+                    agent.topic, agent.name, lease=agent.lease, start=agent.start
+                )
+            )
+            if self._resume:
+                await app.transport.resume(agent.topic, agent.name)
+            held = keeper.hold(subscription.consumer)
+            self._consumers.append(AgentConsumer(agent, subscription, held, shared))
+            logger.info(
+                "agent %r listens to %r, %d at a time; %d events wait for it",
+                agent.name,
+                agent.topic,
+                agent.consumers,
+                subscription.backlog,
+            )
+
+    async def _work(self) -> None:
+        self._open = len(self._consumers)
+        async with anyio.create_task_group() as group:
+            for consumer in self._consumers:
+                group.start_soon(self._consume, consumer)
+            group.start_soon(self._drain)
+            self.ready.set()
+            logger.info("worker %s is ready", self.id)
+
+    async def _consume(self, consumer: AgentConsumer) -> None:
+        await consumer.run()
+        self._open -= 1
+        if not self._open:
+            self._ended.set()
+
+    async def _drain(self) -> None:
+        await self._stopping.wait()
+        grace = self._app.settings.grace if self._grace is None else self._grace
+        logger.info(
+            "worker %s drains: %d runs get up to %.0f s to finish", self.id, self._running, grace
+        )
+        for consumer in self._consumers:
+            consumer.stop()
+        with anyio.move_on_after(grace):
+            await self._either(self._ended, self._forced)
+        if not self._ended.is_set():
+            logger.warning(
+                "worker %s hands back %d runs that have not finished", self.id, self._running
+            )
+            for consumer in self._consumers:
+                consumer.abort()
+            with anyio.move_on_after(SETTLE_SECONDS):
+                await self._ended.wait()
+            for consumer in self._consumers:
+                consumer.give_up()
+        await self._ended.wait()
+        logger.info("worker %s has drained", self.id)
+
+    async def _either(self, *events: anyio.Event) -> None:
+        async with anyio.create_task_group() as group:
+
+            async def wait(event: anyio.Event) -> None:
+                await event.wait()
+                group.cancel_scope.cancel()
+
+            for event in events:
+                group.start_soon(wait, event)
+
+    @property
+    def _running(self) -> int:
+        return sum(consumer.running for consumer in self._consumers)
+
+    def _trouble(self, what: str, text: str | None) -> None:
+        """Remembers what fails, for the heartbeat, and logs when it starts and ends."""
+        if text is None:
+            if self._troubles.pop(what, None) is not None:
+                logger.info("%s works again", what)
+        else:
+            if what not in self._troubles:
+                logger.error("%s fails, and is tried again until it works: %s", what, text)
+            self._troubles[what] = text
+
+    def _record(self) -> WorkerRecord:
+        state: Literal["running", "draining", "degraded"] = "running"
+        troubles = dict(self._troubles)  # another thread writes while this one reads
+        if self._stopping.is_set():
+            state = "draining"
+        elif troubles:
+            state = "degraded"
+        return WorkerRecord(
+            id=self.id,
+            app=self._app.name,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            started_at=self._started_at,
+            beat_at=time.time(),
+            state=state,
+            detail="; ".join(f"{what}: {text}" for what, text in troubles.items()),
+            agents=[f"{agent.topic}/{agent.name}" for agent in self._app.agents],
+            running=self._running,
+        )
+
+    def _agent_records(self) -> list[AgentRecord]:
+        now = time.time()
+        return [
+            AgentRecord(
+                topic=agent.topic,
+                name=agent.name,
+                description=agent.description,
+                tools=list(agent.tools),
+                consumers=agent.consumers,
+                retries=agent.policy.retries,
+                timeout=agent.timeout,
+                lease=agent.lease,
+                app=self._app.name,
+                registered_at=now,
+            )
+            for agent in self._app.agents
+        ]
