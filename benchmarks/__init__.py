@@ -1,0 +1,1 @@
+"""What OmniDaemon takes: `python -m benchmarks` prints a table, and writes JSON if told where."""
