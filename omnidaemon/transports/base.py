@@ -19,7 +19,8 @@ Laws (`tests/contract/test_transport_laws.py` holds every backend to them):
 - A paused or deleted group hands out nothing, also to consumers that run. Deleting leaves a
   mark: consumers that run do not make the group again, a new `subscribe` does.
 
-Everything works from any event loop of the process, one after another, with no `close` between.
+Everything works from any event loop of the process, also from several at once and one after another
+with no `close` between; only a Subscription stays in the loop that entered it.
 """
 
 from __future__ import annotations
@@ -109,10 +110,12 @@ class Transport(Protocol):
         backend: Names what is behind it (never a password); a store with the same value shares it,
             and then a settlement's changes are applied by `settle`.
         renewal: "thread" if leases can be taken over by other processes, so that they are renewed
-            from a thread with a transport of its own; "loop" if all consumers share one process.
+            from a thread with an event loop of its own; "loop" if all consumers share one process.
+        limits: How much it keeps and takes.
     """
 
     backend: str
+    limits: Limits
     renewal: Literal["thread", "loop"]
 
     async def open(self) -> None:

@@ -52,7 +52,7 @@ class MemoryTransport:
     ) -> None:
         self._board = open_board(url)
         self.backend = self._board.backend
-        self._limits = limits
+        self.limits = limits
         self._clock = clock
 
     async def open(self) -> None:
@@ -82,8 +82,8 @@ class MemoryTransport:
         board = self._board
         with board.lock:
             now = self._now()
-            if self._limits.max_backlog is not None:
-                self._refuse_above(self._limits.max_backlog, messages, now)
+            if self.limits.max_backlog is not None:
+                self._refuse_above(self.limits.max_backlog, messages, now)
             for name in {message.topic for message in messages}:
                 board.topic(name).ripen(now, time.time())  # what was due before comes before
             topics = board.publish(messages, now)
@@ -115,12 +115,12 @@ class MemoryTransport:
             place = there.groups.get(group)
             if place is None:
                 place = there.join(group, start)
-                there.trim(self._limits)
+                there.trim(self.limits)
             place.hear_of(consumer.name, lease, now, unix)
             place.live(now)
             backlog = there.end - place.cursor + len(place.waiting)
         try:
-            yield MemorySubscription(board, consumer, backlog, self._limits, self._clock)
+            yield MemorySubscription(board, consumer, backlog, self.limits, self._clock)
         finally:
             with board.lock:
                 now = self._now()
@@ -166,7 +166,7 @@ class MemoryTransport:
             for topic in self._board.topics.values():
                 topic.ripen(now, unix)
             found = sorted(self._board.topics.items())
-            return [topic.info(self._limits, now) for _, topic in found]
+            return [topic.info(self.limits, now) for _, topic in found]
 
     async def groups(self, topic: str) -> list[GroupInfo]:
         """See the contract."""
@@ -176,7 +176,7 @@ class MemoryTransport:
             if there is None:
                 return []
             now = self._now()
-            return [there.group_info(name, self._limits, now) for name in sorted(there.groups)]
+            return [there.group_info(name, self.limits, now) for name in sorted(there.groups)]
 
     def _ripe(self, name: str) -> Topic | None:
         topic = self._board.topics.get(name)
@@ -216,7 +216,7 @@ class MemoryTransport:
         there = self._board.topics.get(topic)
         if there is None:
             return []
-        dead = there.letters(group, self._limits, self._now())
+        dead = there.letters(group, self.limits, self._now())
         if positions is None:
             return dead
         wanted = frozenset(positions)
@@ -279,7 +279,7 @@ class MemoryTransport:
                 there.dead.pop(group, None)
             removed = there.groups.pop(group, None)
             if removed is not None:
-                there.trim(self._limits)
+                there.trim(self.limits)
             return removed is not None
 
     async def remove_topic(self, topic: str) -> bool:

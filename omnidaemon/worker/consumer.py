@@ -83,12 +83,18 @@ _ACK = Ack()
 
 
 class AgentConsumer:
-    """Runs one agent in this process, at most `agent.consumers` at a time."""
+    """Runs one agent in this process, at most `agent.consumers` at a time.
+
+    Attributes:
+        agent: The agent.
+        running: Runs in progress.
+        buried: True once it has made a dead letter; who has looked at that sets it back.
+    """
 
     def __init__(
         self, agent: Agent, subscription: Subscription, held: Held, shared: Shared
     ) -> None:
-        self._agent = agent
+        self.agent = agent
         self._subscription = subscription
         self._held = held
         self._shared = shared
@@ -111,6 +117,7 @@ class AgentConsumer:
         self._receiving = CancelScope()
         self._runs = CancelScope()
         self.running = 0
+        self.buried = False
 
     async def run(self) -> None:
         """Works until stopped, and returns when all that was held is settled or handed back."""
@@ -120,7 +127,7 @@ class AgentConsumer:
                 with self._runs:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._receive)
-                        for _ in range(self._agent.consumers):
+                        for _ in range(self.agent.consumers):
                             group.start_soon(self._consume)
             finally:
                 self._ended = True
@@ -176,7 +183,7 @@ class AgentConsumer:
         Finished runs whose settlement is on its way do not count, up to a bound: while a store is
         down no further work is taken.
         """
-        most = self._agent.consumers + self._pace.prefetch()
+        most = self.agent.consumers + self._pace.prefetch()
         if len(self._outbox) + self._settling > 2 * most + SETTLE_MOST:
             return 0
         return most - self.running - len(self._queue)
@@ -226,7 +233,7 @@ class AgentConsumer:
             return self._settlement(delivery, envelope, Dead(refused), started, ran=False)
         ctx = Context(
             envelope,
-            agent=self._agent.name,
+            agent=self.agent.name,
             publish=self._shared.publish,
             attempt=delivery.attempt,
             replays=delivery.replays,
@@ -290,7 +297,7 @@ class AgentConsumer:
     def _failed_run(
         self, delivery: Delivery, envelope: Envelope, error: BaseException, started: float
     ) -> Settlement:
-        outcome = decide(self._agent.policy, delivery.attempt, error, random.random())
+        outcome = decide(self.agent.policy, delivery.attempt, error, random.random())
         return self._settlement(delivery, envelope, outcome, started)
 
     def _settlement(
@@ -323,7 +330,7 @@ class AgentConsumer:
         record = RunRecord(
             envelope.id,
             delivery.topic,
-            self._agent.name,
+            self.agent.name,
             status,
             Raw(result),
             cause,
@@ -363,7 +370,7 @@ class AgentConsumer:
         )
 
     def _log(self, delivery: Delivery, outcome: Outcome, cause: Cause) -> None:
-        agent = self._agent
+        agent = self.agent
         text = f"agent {agent.name!r} on {agent.topic!r}, event {delivery.id}"
         what = (
             f"run {delivery.attempt} of {agent.policy.retries + 1}: {cause.type}: {cause.message}"
@@ -424,12 +431,13 @@ class AgentConsumer:
         for settlement, verdict in zip(settlements, verdicts, strict=True):
             delivery = settlement.delivery
             self._held.drop(delivery)
+            self.buried |= isinstance(settlement.action, Bury)
             if verdict == "lost" and not isinstance(settlement.action, Release):
                 logger.warning(
                     "agent %r on %r, event %s: its lease had gone to another worker, so nothing of "
                     "this run is kept",
-                    self._agent.name,
-                    self._agent.topic,
+                    self.agent.name,
+                    self.agent.topic,
                     delivery.id,
                 )
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import anyio
 
+from omnidaemon.agents import Agent
 from omnidaemon.app import App
 from omnidaemon.errors import ConfigurationError, StoreError
 from omnidaemon.records import BEAT_SECONDS, AgentRecord, Fleet, WorkerRecord
@@ -20,6 +21,9 @@ from omnidaemon.worker.leases import LeaseKeeper
 
 logger = logging.getLogger("omnidaemon.worker")
 
+DEAD_LETTER_BEATS = 12
+"""Every so many heartbeats (a minute) an agent that made dead letters is looked at."""
+DEAD_LETTER_SHARE = 0.8
 SETTLE_SECONDS = 5.0
 """How long a forced end still tries to settle and hand back."""
 
@@ -41,6 +45,7 @@ class Worker:
         self._started_at = time.time()
         self._consumers: list[AgentConsumer] = []
         self._open = 0
+        self._beats = 0
         self._troubles: dict[str, str] = {}
         self.ready = anyio.Event()
         self._stopping = anyio.Event()
@@ -80,13 +85,13 @@ class Worker:
             await fleet.register(self._agent_records())
             keeper = LeaseKeeper(
                 app.transport,
-                beat=lambda: fleet.beat(self._record()),
+                beat=self._beat,
                 beat_seconds=BEAT_SECONDS,
                 trouble=self._trouble,
                 mode=app.transport.renewal,
             )
             await self._subscribe(stack, keeper, state)
-            await fleet.beat(self._record())
+            await self._beat()
             async with anyio.create_task_group() as group:
                 group.start_soon(keeper.run)
                 await self._work()
@@ -95,6 +100,29 @@ class Worker:
                 await fleet.leave(self.id)
             except StoreError as error:
                 logger.warning("worker %s could not sign off: %s", self.id, error)
+
+    async def _beat(self) -> None:
+        await Fleet(self._app.store).beat(self._record())
+        self._beats += 1
+        if self._beats % DEAD_LETTER_BEATS == 0:
+            for consumer in self._consumers:
+                if consumer.buried:
+                    consumer.buried = False
+                    await self._warn_of_dead_letters(consumer.agent)
+
+    async def _warn_of_dead_letters(self, agent: Agent) -> None:
+        most = self._app.transport.limits.dead_letters
+        for group in await self._app.transport.groups(agent.topic):
+            if group.name == agent.name and group.dead >= DEAD_LETTER_SHARE * most:
+                logger.warning(
+                    "agent %r on %r has %d of at most %d dead letters, and the oldest go first: "
+                    "look at them with `omnidaemon bus dlq --topic %s`, then replay or remove them",
+                    agent.name,
+                    agent.topic,
+                    group.dead,
+                    most,
+                    agent.topic,
+                )
 
     async def _subscribe(self, stack: AsyncExitStack, keeper: LeaseKeeper, state: Any) -> None:
         """Joins all groups before any receives, so that none starts behind another's progress."""

@@ -1,0 +1,328 @@
+"""A worker when things around it fail: stores that go away, other backends, other encodings."""
+
+import logging
+import time
+
+import anyio
+import pytest
+from trio.testing import MockClock
+
+from omnidaemon import App, Backoff, Context, TaskFailed
+from omnidaemon.errors import ConnectionLost, StoreError, TransportError
+from omnidaemon.messages import Message, Release, Settlement
+from omnidaemon.records import Fleet, Metrics
+from omnidaemon.settings import Settings
+from omnidaemon.stores.memory import MemoryStore
+from omnidaemon.testing import VirtualClockLoop, serve
+from omnidaemon.transports.base import Limits
+from omnidaemon.transports.memory import MemoryTransport
+from omnidaemon.worker.worker import Worker
+
+pytestmark = pytest.mark.anyio
+RUN = [0]
+
+
+def board(name):
+    """A memory URL that only this test run has."""
+    return f"memory://{name}-{RUN[0]}"
+
+
+@pytest.fixture(autouse=True)
+def another_run():
+    RUN[0] += 1
+
+
+@pytest.fixture(params=["asyncio", "trio"])
+def anyio_backend(request):
+    if request.param == "trio":
+        return "trio", {"clock": MockClock(autojump_threshold=0)}
+    return "asyncio", {"loop_factory": VirtualClockLoop}
+
+
+class Flaky:
+    """Fails the next calls of one method, as a backend that is away would."""
+
+    def __init__(self, target, name, error):
+        self.calls = 0
+        self.failures = 0
+        self._inner = getattr(target, name)
+        self._error = error
+        setattr(target, name, self)
+
+    async def __call__(self, *args, **kwargs):
+        self.calls += 1
+        if self.failures:
+            self.failures -= 1
+            raise self._error
+        return await self._inner(*args, **kwargs)
+
+
+async def working(app, group):
+    """Starts a worker in the task group."""
+    worker = Worker(app, grace=5)
+    group.start_soon(worker.run)
+    await worker.ready.wait()
+    return worker
+
+
+async def test_a_finished_run_is_never_repeated_because_its_store_is_away():
+    runs = []
+    transport = MemoryTransport(board("flaky-bus"))
+    store = MemoryStore(board("flaky-store"))
+    app = App("flaky", transport=transport, store=store, settings=Settings())
+
+    @app.agent("work", lease=5)
+    async def work(content):
+        runs.append(content)
+        return content
+
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        write = Flaky(store, "write", StoreError("the disk is full"))
+        write.failures = 10_000
+        task = await app.send("work", 1)
+        await anyio.sleep(300)
+        assert runs == [1]
+        assert worker._record().state == "degraded"
+        assert "the disk is full" in worker._record().detail
+        await app.send_many([("work", n) for n in range(2, 3000)])
+        await anyio.sleep(300)
+        assert len(runs) < 1200  # no new work past a bound
+        write.failures = 0
+        assert await task.result(timeout=60) == 1
+        while (await Metrics(store).totals())["work"]["work"].processed < 2999:
+            await anyio.sleep(1)
+        assert sorted(runs) == list(range(1, 3000))
+        await anyio.sleep(10)
+        [beat] = await Fleet(store).workers()
+        assert beat.state == "running"
+        worker.stop()
+
+
+async def test_receiving_goes_on_when_the_transport_is_back():
+    transport = MemoryTransport(board("away"))
+    app = App("away", transport=transport, store=board("away"), settings=Settings())
+
+    @app.agent("work")
+    async def work(content):
+        return content
+
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        [consumer] = worker._consumers
+        receive = Flaky(consumer._subscription, "receive", TransportError("the broker is away"))
+        settle = Flaky(consumer._subscription, "settle", ConnectionLost("cut"))
+        receive.failures = 5
+        settle.failures = 4
+        task = await app.send("work", "first")
+        assert await task.result(timeout=100) == "first"
+        assert await app.request("work", "second", timeout=100) == "second"
+        assert settle.failures == receive.failures == 0
+        totals = (await Metrics(app.store).totals())["work"]["work"]
+        assert totals.processed == 2
+        worker.stop()
+
+
+async def test_one_settlement_that_a_store_chokes_on_does_not_hold_up_the_others():
+    transport = MemoryTransport(board("choke-bus"))
+    store = MemoryStore(board("choke-store"))
+    app = App("choke", transport=transport, store=store, settings=Settings())
+
+    @app.agent("work", consumers=5)
+    async def work(content):
+        return content
+
+    inner = store.write
+    poisoned = True
+
+    async def write(*changes):
+        if poisoned and any(b"poison" in (getattr(c, "value", None) or b"") for c in changes):
+            raise StoreError("cannot store that")
+        await inner(*changes)
+
+    store.write = write
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        tasks = await app.send_many([("work", "good"), ("work", "poison"), ("work", "fine")])
+        assert await tasks[0].result(timeout=100) == "good"
+        assert await tasks[2].result(timeout=100) == "fine"
+        poisoned = False
+        assert await tasks[1].result(timeout=100) == "poison"
+        worker.stop()
+
+
+async def test_at_the_end_of_the_grace_what_cannot_be_settled_is_left_to_its_lease():
+    transport = MemoryTransport(board("left"))
+    app = App("left", transport=transport, store=board("left"), settings=Settings())
+
+    @app.agent("work", lease=30)
+    async def work(content):
+        return content
+
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        [consumer] = worker._consumers
+        Flaky(consumer._subscription, "settle", ConnectionLost("cut")).failures = 10**9
+        await app.send("work", 1)
+        await anyio.sleep(1)
+        worker.stop()
+    [info] = await transport.groups("work")
+    assert info.leased == 1  # and after its lease another worker runs it
+
+
+# On the machine's clock: a clock that jumps would let leases end while the database thread works.
+@pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+@pytest.mark.parametrize(("bus", "store"), [("memory", "sqlite"), ("sqlite", "memory")])
+async def test_where_the_store_is_another_backend_the_promises_are_the_same(bus, store, tmp_path):
+    urls = {"memory": board("mixed"), "sqlite": f"sqlite://{tmp_path}/mixed.db"}
+    app = App("mixed", transport=urls[bus], store=urls[store], settings=Settings())
+    replies = []
+
+    @app.agent("work", consumers=4, backoff=Backoff(initial=0.01))
+    async def work(n, ctx: Context):
+        if n % 5 == 0 and ctx.attempt == 1:
+            raise ValueError("once")
+        return n
+
+    @app.agent("answers")
+    async def answers(n):
+        replies.append(n)
+
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        assert app.transport.backend != app.store.backend
+        tasks = [await app.send("work", n, reply_to="answers") for n in range(20)]
+        for n, task in enumerate(tasks):
+            assert await task.result(timeout=600) == n
+        totals = (await Metrics(app.store).totals("work"))["work"]["work"]
+        assert (totals.processed, totals.failed) == (20, 4)
+        while len(replies) < 20:
+            await anyio.sleep(0.1)
+        worker.stop()
+    assert sorted(replies) == list(range(20))
+
+
+async def test_a_run_that_lost_its_lease_writes_nothing_in_another_store():
+    bus = MemoryTransport(board("fenced-bus"))
+    store = MemoryStore(board("fenced-store"))
+    app = App("fenced", transport=bus, store=store, settings=Settings())
+    gate = anyio.Event()
+
+    @app.agent("work", lease=10)
+    async def work(content):
+        await gate.wait()
+        return "late"
+
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        renew = Flaky(bus, "renew", ConnectionLost("away"))
+        renew.failures = 10**9
+        task = await app.send("work", 1)
+        await anyio.sleep(1)
+        async with bus.subscribe("work", "work", lease=10) as other:
+            [taken] = await other.receive(1, 60)
+            assert taken.crashes == 1
+            renew.failures = 0
+            gate.set()
+            await anyio.sleep(5)
+            assert await task.results() == {}
+            await other.settle([Settlement(taken, Release())])
+        assert await task.result(timeout=60) == "late"
+        worker.stop()
+
+
+async def test_the_wire_may_be_msgpack():
+    settings = Settings(wire="msgpack")
+    app = App("packed", transport=board("packed"), settings=settings)
+    got = []
+
+    @app.agent("work")
+    async def work(content: dict[str, int], ctx: Context):
+        got.append((ctx.wire, ctx.envelope.content))
+        return content["n"] + 1
+
+    @app.agent("answers")
+    async def answers(n: int):
+        got.append(n)
+
+    async with serve(app, url=board("packed")) as served:
+        task = await app.send("work", {"n": 1}, reply_to="answers")
+        assert await task.result(timeout=5) == 2
+        await served.settled()
+        body = (await app.transport.browse("work"))[0].body
+    assert body[:1] not in b"{ "
+    assert got == [("msgpack", {"n": 1}), 2]
+
+
+async def test_a_sync_handler_past_its_timeout_keeps_its_slot_and_fails_at_its_end():
+    app = App("abandon", transport=board("abandon"), settings=Settings())
+    running = most = 0
+
+    @app.agent("work", timeout=0.01, timeout_mode="abandon", retries=1, backoff=Backoff(initial=0))
+    def work(content):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        until = time.perf_counter() + 0.05
+        while time.perf_counter() < until:
+            pass
+        running -= 1
+
+    async with serve(app, url=board("abandon")):
+        task = await app.send("work", 1)
+        with pytest.raises(TaskFailed, match="timeout of 0.01"):
+            await task.result()
+    assert most == 1
+
+
+async def test_a_message_whose_worker_vanished_five_times_is_dead_and_not_run(caplog):
+    transport = MemoryTransport(board("killer"))
+    app = App("killer", transport=transport, store=board("killer"), settings=Settings())
+    runs = []
+
+    @app.agent("work", lease=10)
+    async def work(content):
+        runs.append(content)
+
+    await transport.publish(Message("work", "killer", b'{"topic":"work","id":"killer"}'))
+    for _ in range(5):
+        async with transport.subscribe("work", "work", lease=10) as vanishing:
+            assert len(await vanishing.receive(1, 3600)) == 1
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        with pytest.raises(TaskFailed, match="5 workers vanished"):
+            await app.tasks.result("killer", "work", timeout=100)
+        worker.stop()
+    assert runs == []
+    totals = (await Metrics(app.store).totals())["work"]["work"]
+    assert (totals.processed, totals.failed, totals.dead) == (0, 0, 1)
+
+
+async def test_a_lifespan_that_fails_ends_the_worker_with_its_error():
+    def lifespan(app):
+        raise ValueError("no database")
+
+    app = App("broken", transport="memory", lifespan=lifespan)
+    app.agent("work", name="work")(print)
+    with pytest.raises(ValueError, match="no database"):
+        await Worker(app).run()
+
+
+async def test_dead_letters_near_their_bound_are_warned_of(caplog):
+    limits = Limits(dead_letters=10)
+    transport = MemoryTransport(board("bound"), limits=limits)
+    app = App("bound", transport=transport, store=board("bound"), settings=Settings())
+
+    @app.agent("work", retries=0)
+    async def work(content):
+        raise ValueError
+
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        with caplog.at_level(logging.WARNING):
+            await app.send_many([("work", n) for n in range(9)])
+            while (await transport.groups("work"))[0].dead < 9:
+                await anyio.sleep(1)
+            await anyio.sleep(120)
+        worker.stop()
+    assert any("9 of at most 10 dead letters" in message for message in caplog.messages)
