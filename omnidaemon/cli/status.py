@@ -1,0 +1,279 @@
+"""`omnidaemon health`, `metrics` and `info`: how the whole is doing."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import time
+from collections import defaultdict
+from typing import Any
+
+import anyio
+import click
+from msgspec import Struct
+
+from omnidaemon.app import App
+from omnidaemon.cli import backend
+from omnidaemon.cli.options import LIMIT, TOPIC, json_option
+from omnidaemon.cli.output import clock, emit_json, plain, print_facts, print_table, span
+from omnidaemon.errors import OmniDaemonError
+from omnidaemon.messages import GroupInfo
+from omnidaemon.records import AgentMetrics, Fleet, Metrics, WorkerRecord
+from omnidaemon.settings import load_settings, redact_url
+
+_FORGOTTEN_SECONDS = 86_400.0
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+).*extra\s*==\s*['\"]([^'\"]+)['\"]")
+
+
+class _Health(Struct, frozen=True):
+    """What could be found out; `bus` and `storage` are what fails, None if nothing does."""
+
+    workers: list[WorkerRecord]
+    forgotten: list[GroupInfo]
+    bus: str | None
+    storage: str | None
+
+    @property
+    def status(self) -> str:
+        if self.bus or self.storage or any(w.state == "degraded" for w in self.workers):
+            return "degraded"
+        return "running" if self.workers else "stopped"
+
+
+@click.command()
+@json_option
+def health(as_json: bool) -> None:
+    """Tell whether workers live and the backends answer.
+
+    Exits with 1 if a backend does not answer; that no worker runs is no error.
+    """
+    settings = backend.shared_settings()
+    found = anyio.run(_examine, App("cli", settings=settings))
+    if as_json:
+        emit_json(_health_json(found, settings.event_bus))
+    else:
+        _print_health(found, settings.why)
+    if trouble := found.bus or found.storage:
+        raise OmniDaemonError(trouble)
+
+
+async def _examine(app: App) -> _Health:
+    workers: list[WorkerRecord] = []
+    forgotten: list[GroupInfo] = []
+    bus = storage = None
+    try:
+        forgotten = await _forgotten_groups(app)
+    except OmniDaemonError as error:
+        bus = str(error)
+    try:
+        await app.store.check()
+        workers = await Fleet(app.store).workers()
+    except OmniDaemonError as error:
+        storage = str(error)
+    await app.close()
+    return _Health(workers, forgotten, bus, storage)
+
+
+async def _forgotten_groups(app: App) -> list[GroupInfo]:
+    """Groups that no worker has served for a day."""
+    before = time.time() - _FORGOTTEN_SECONDS
+    return [
+        group
+        for topic in await app.transport.topics()
+        for group in await app.transport.groups(topic.name)
+        if not group.consumers and group.seen is not None and group.seen < before
+    ]
+
+
+def _health_json(found: _Health, event_bus: str) -> dict[str, Any]:
+    now = time.time()
+    agents = {agent for worker in found.workers for agent in worker.agents}
+    return {
+        "runner_id": found.workers[0].id if found.workers else None,
+        "status": found.status,
+        "event_bus_type": event_bus,
+        "event_bus_connected": found.bus is None,
+        "storage_healthy": found.storage is None,
+        "subscribed_topics": sorted({agent.partition("/")[0] for agent in agents}),
+        "registered_agents_count": len(agents),
+        "uptime_seconds": max((now - w.started_at for w in found.workers), default=0.0),
+        "workers": [
+            {
+                "id": worker.id,
+                "app": worker.app,
+                "host": worker.host,
+                "pid": worker.pid,
+                "state": worker.state,
+                "detail": worker.detail,
+                "agents": worker.agents,
+                "running": worker.running,
+                "uptime_seconds": now - worker.started_at,
+                "last_beat_seconds": now - worker.beat_at,
+            }
+            for worker in found.workers
+        ],
+        "groups_without_worker": [
+            {"topic": g.topic, "agent": g.name, "waiting": g.lag + g.leased + g.waiting}
+            for g in found.forgotten
+        ],
+        "errors": [text for text in (found.bus, found.storage) if text],
+    }
+
+
+def _print_health(found: _Health, why: str) -> None:
+    print_facts(
+        [
+            ("status", found.status),
+            ("backends", why),
+            ("event bus", "does not answer" if found.bus else "answers"),
+            ("storage", "does not answer" if found.storage else "answers"),
+            ("workers", len(found.workers)),
+        ]
+    )
+    if found.workers:
+        click.echo()
+        now = time.time()
+        print_table(
+            [
+                ("worker", "text"),
+                ("host", "text"),
+                ("pid", "number"),
+                ("up", "number"),
+                ("state", "status"),
+                ("running", "number"),
+                ("agents", "below"),
+            ],
+            [
+                (
+                    w.app,
+                    w.host,
+                    w.pid,
+                    span(now - w.started_at),
+                    w.state,
+                    w.running,
+                    ", ".join(w.agents),
+                )
+                for w in found.workers
+            ],
+        )
+    for worker in found.workers:
+        if worker.detail:
+            click.echo(f"\nworker {worker.pid} on {plain(worker.host)}: {plain(worker.detail)}")
+    for group in found.forgotten:
+        waiting = group.lag + group.leased + group.waiting
+        click.echo(
+            f"\nagent {plain(group.name)} of topic {plain(group.topic)} has had no worker since "
+            f"{clock(group.seen or 0.0)}; {waiting} events wait for it"
+        )
+
+
+@click.command()
+@click.option("--topic", type=TOPIC, help="Only this topic's agents.")
+@click.option("--limit", type=LIMIT, default=100, show_default=True, help="At most so many agents.")
+@json_option
+def metrics(topic: str | None, limit: int, as_json: bool) -> None:
+    """Count what each agent has done: runs received, succeeded, failed, and their mean time."""
+
+    async def command(app: App) -> dict[str, dict[str, dict[str, float]]]:
+        return await _counted(app, topic, limit)
+
+    found = backend.run(command)
+    if as_json:
+        emit_json(found)
+    elif not found:
+        click.echo("no agent has run yet" + (f" on topic {topic!r}" if topic else ""))
+    else:
+        print_table(
+            [
+                ("topic", "text"),
+                ("agent", "text"),
+                ("received", "number"),
+                ("processed", "number"),
+                ("failed", "number"),
+                ("mean time", "number"),
+            ],
+            [
+                (
+                    name,
+                    agent,
+                    m["tasks_received"],
+                    m["tasks_processed"],
+                    m["tasks_failed"],
+                    span(m["avg_processing_time_sec"]),
+                )
+                for name, agents in found.items()
+                for agent, m in agents.items()
+            ],
+        )
+
+
+async def _counted(
+    app: App, topic: str | None, limit: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    totals = await Metrics(app.store).totals(topic)
+    running: dict[tuple[str, str], int] = {}
+    for info in await app.transport.topics():
+        if topic in (None, info.name):
+            for group in await app.transport.groups(info.name):
+                running[group.topic, group.name] = group.leased
+    known = {(name, agent) for name, agents in totals.items() for agent in agents}
+    found: defaultdict[str, dict[str, dict[str, float]]] = defaultdict(dict)
+    for name, agent in sorted(known | running.keys())[:limit]:
+        counted = totals.get(name, {}).get(agent, AgentMetrics())
+        ended = counted.processed + counted.failed
+        found[name][agent] = {
+            "tasks_received": ended + running.get((name, agent), 0),
+            "tasks_processed": counted.processed,
+            "tasks_failed": counted.failed,
+            "avg_processing_time_sec": counted.average,
+        }
+    return dict(found)
+
+
+@click.command()
+@json_option
+def info(as_json: bool) -> None:
+    """Show version, backends and why they were chosen, extras, and settings without secrets."""
+    settings = load_settings()
+    shown: dict[str, Any] = {
+        "version": importlib.metadata.version("omnidaemon"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "backends": settings.why,
+        "transport_url": redact_url(settings.transport_url),
+        "store_url": redact_url(settings.store_url),
+        "extras": _extras(),
+        "settings": settings.public(),
+    }
+    if as_json:
+        emit_json(shown)
+        return
+    extras, public = shown.pop("extras"), shown.pop("settings")
+    print_facts([(name.replace("_", " "), value) for name, value in shown.items()])
+    click.echo("\nextras")
+    print_facts(
+        [
+            (name, ", ".join(f"{p} {v or '(not installed)'}" for p, v in packages.items()))
+            for name, packages in extras.items()
+        ]
+        or [("none", None)],
+        indent="  ",
+    )
+    click.echo("\nsettings")
+    print_facts(
+        [(n, ", ".join(v) if isinstance(v, tuple) else v) for n, v in public.items()], indent="  "
+    )
+
+
+def _extras() -> dict[str, dict[str, str | None]]:
+    """The packages of each extra with their installed versions, as our own metadata lists them."""
+    found: defaultdict[str, dict[str, str | None]] = defaultdict(dict)
+    for requirement in importlib.metadata.requires("omnidaemon") or []:
+        if match := _REQUIREMENT.match(requirement):
+            package, extra = match.groups()
+            try:
+                found[extra][package] = importlib.metadata.version(package)
+            except importlib.metadata.PackageNotFoundError:
+                found[extra][package] = None
+    return dict(found)

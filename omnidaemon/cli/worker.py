@@ -1,0 +1,150 @@
+"""`omnidaemon worker`: runs the agents of an app, in this process or in several."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import anyio
+import click
+
+from omnidaemon.app import App
+from omnidaemon.cli.options import Seconds
+from omnidaemon.errors import ConfigurationError, ImportStringError
+from omnidaemon.imports import import_string
+from omnidaemon.settings import LOG_LEVELS, load_settings
+from omnidaemon.worker.process import Lifeline, run_worker
+from omnidaemon.worker.supervisor import Supervisor
+
+logger = logging.getLogger("omnidaemon.worker")
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:APP")
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="Worker processes; one that crashes is started again.",
+)
+@click.option("--reload", "reloading", is_flag=True, help="Start again when a Python file changes.")
+@click.option(
+    "--grace",
+    type=Seconds(),
+    help="Seconds that running handlers get on Ctrl-C or SIGTERM.  [default: OMNIDAEMON_GRACE, 30]",
+)
+@click.option(
+    "--app-dir",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default=".",
+    help="The folder that modules are looked for in first.  [default: the current one]",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LOG_LEVELS, case_sensitive=False),
+    help="What is logged.  [default: LOG_LEVEL, INFO]",
+)
+@click.option("--lifeline", hidden=True, help="A supervisor's pipes.")
+@click.option("--resume", is_flag=True, hidden=True, help="Lift pauses, as for a person.")
+@click.option("--quiet", is_flag=True, hidden=True, help="Do not say which backends are used.")
+def worker(
+    target: str,
+    processes: int,
+    reloading: bool,
+    grace: float | None,
+    app_dir: Path,
+    log_level: str | None,
+    lifeline: str | None,
+    resume: bool,
+    quiet: bool,
+) -> None:
+    """Run the agents of an app until stopped.
+
+    MODULE:APP names the app, or a function that makes it: shop.main:app. Ctrl-C or SIGTERM
+    drains: what runs may finish within the grace, the rest is handed back. Again: it is
+    cancelled and handed back at once.
+    """
+    directory = app_dir.resolve()
+    # Pauses are lifted when a person starts a worker, not when a service or a supervisor does.
+    resume = resume or (lifeline is None and sys.stdin is not None and sys.stdin.isatty())
+    if lifeline is None and (processes > 1 or reloading):
+        _configure_logging(log_level or load_settings().log_level)
+        arguments = [target, "--app-dir", str(directory)]
+        if grace is not None:
+            arguments += ["--grace", str(grace)]
+        if log_level is not None:
+            arguments += ["--log-level", log_level]
+        supervisor = Supervisor(
+            arguments,
+            processes=processes,
+            resume=resume,
+            reload_dir=directory if reloading else None,
+        )
+        sys.exit(anyio.run(supervisor.run))
+    sys.path.insert(0, str(directory))
+    app = load_app(target)
+    # After the app's module, which may have set logging up in its own way.
+    _configure_logging(log_level or app.settings.log_level)
+    if not quiet:
+        click.echo(f"OmniDaemon: {app.why}", err=True)
+    run_worker(app, grace=grace, resume=resume, lifeline=_lifeline(lifeline))
+
+
+def load_app(target: str) -> App:
+    """Imports the app named by "module:attribute"; a function there is called to make it.
+
+    Raises:
+        ImportStringError: There is no such thing, it is no app, or its module fails.
+    """
+    try:
+        found = import_string(target)
+        if not isinstance(found, App) and callable(found):
+            found = found()
+    except ImportStringError:
+        raise
+    except ConfigurationError as error:
+        raise ImportStringError(f"{target!r} cannot be loaded{_where(error)}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a user's module may raise
+        raise ImportStringError(
+            f"{target!r} cannot be loaded{_where(error)}: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(found, App):
+        raise ImportStringError(
+            f"{target!r} is no App but {type(found).__name__}: name the variable that holds "
+            "`App(...)`, or a function that returns one"
+        )
+    return found
+
+
+def _where(error: BaseException) -> str:
+    """The place in the user's code that raised, as ", at file:line"; "" if there is none."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f", at {os.path.relpath(error.filename)}:{error.lineno}"
+    ours = str(Path(__file__).parents[1])
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        inside = frame.filename.startswith((ours + os.sep, "<frozen"))
+        if not inside and f"{os.sep}importlib{os.sep}" not in frame.filename:
+            return f", at {os.path.relpath(frame.filename)}:{frame.lineno}"
+    return ""
+
+
+def _lifeline(text: str | None) -> Lifeline | None:
+    if text is None:
+        return None
+    ready, _, alive = text.partition(":")
+    return Lifeline(int(ready), int(alive))
+
+
+def _configure_logging(level: str) -> None:
+    """Logs to standard error, unless the app has its own way."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(
+            level=level.upper(),
+            format="%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s",
+        )
+    logging.getLogger("omnidaemon").setLevel(level.upper())
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # the supervisor says it better
