@@ -34,6 +34,7 @@ class Agent(Struct, frozen=True):
         timeout: Seconds after which a run is cancelled and counts as failed; None for no limit.
         lease: Seconds after which a vanished worker's runs are taken over.
         start: Where its group begins when it is new.
+        reply_to: Where its results are published, besides where an event asks for them.
         description: For people.
         tools: Names of the tools it uses, for people.
     """
@@ -46,6 +47,7 @@ class Agent(Struct, frozen=True):
     timeout: float | None = None
     lease: float = 60.0
     start: Start = "auto"
+    reply_to: str | None = None
     description: str = ""
     tools: tuple[str, ...] = ()
 
@@ -81,6 +83,7 @@ class AgentRouter:
         give_up_on: Sequence[type[BaseException]] | type[BaseException] = (),
         dead_letter: bool = True,
         start: Start = "auto",
+        reply_to: str | None = None,
         description: str | None = None,
         tools: Sequence[str] = (),
     ) -> Callable[[F], F]:
@@ -104,6 +107,8 @@ class AgentRouter:
             dead_letter: False drops what is given up, with a log line.
             start: Where a new group begins: "oldest", "new", or "auto" (the first group of a topic
                 at its oldest event, a later one at the oldest that some group has not settled).
+            reply_to: The topic to which each result that is not None is published, in the same step
+                that settles the run; besides the one that an event itself names.
             description: For people; by default the first line of the docstring.
             tools: Names of the tools it uses, for people.
 
@@ -130,6 +135,7 @@ class AgentRouter:
                 timeout=None if timeout is None else _seconds("timeout", timeout),
                 lease=_seconds("lease", lease),
                 start=_one_of("start", start, ("auto", "oldest", "new")),
+                reply_to=None if reply_to is None else check_topic(reply_to, InvalidSettings),
                 description=_first_line(func) if description is None else description,
                 tools=tuple(tools),
             )

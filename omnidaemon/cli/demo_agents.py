@@ -1,10 +1,9 @@
 """The demo's app: three agents that take documents apart.
 
-    document.uploaded -> extract_text -> text.extracted -> measure    -> analysis.completed
-                                                        -> summarize  ->
+    document.uploaded -> extract_text -> text.extracted -> measure   -> analysis.completed
+                                                        -> summarize ->
 
-`extract_text` sends the text on with `reply_to`, so that what the two agents of `text.extracted`
-return becomes events of `analysis.completed`.
+Each agent names with `reply_to` where its results go, which happens in the step that settles its run.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from omnidaemon import App, Backoff, Context, Reject
 
 app = App("demo")
 
+EXTRACTED, COMPLETED = "text.extracted", "analysis.completed"
 WORDS_PER_MINUTE = 230
 MOST_SENTENCES = 250  # comparing all with all grows with the square
 _BACKOFF = Backoff(initial=0.4, jitter=0.2)
@@ -52,20 +52,20 @@ class StumbledOnPurpose(Exception):
     """The demo's failure: there is nothing wrong, it shows a retry."""
 
 
-@app.agent("document.uploaded", name="extract_text", consumers=4, backoff=_BACKOFF)
-async def extract_text(document: Document, ctx: Context) -> dict[str, int]:
+@app.agent(
+    "document.uploaded", name="extract_text", consumers=4, backoff=_BACKOFF, reply_to=EXTRACTED
+)
+async def extract_text(document: Document) -> Text:
     """Reads a document and takes its markup away."""
     try:
         source = await anyio.Path(document.path).read_text("utf-8-sig")
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise Reject(f"{document.path}: {error}") from error
     paragraphs, headings = without_markup(source)
-    text = Text(document.name, paragraphs, headings, document.stumble)
-    await ctx.send("text.extracted", text, reply_to="analysis.completed")
-    return {"characters": sum(map(len, paragraphs)), "headings": len(headings)}
+    return Text(document.name, paragraphs, headings, document.stumble)
 
 
-@app.agent("text.extracted", name="measure", consumers=4, backoff=_BACKOFF)
+@app.agent(EXTRACTED, name="measure", consumers=4, backoff=_BACKOFF, reply_to=COMPLETED)
 async def measure(text: Text) -> dict[str, object]:
     """Counts words and sentences, and estimates how long reading takes."""
     words = sum(len(_WORD.findall(paragraph)) for paragraph in [*text.headings, *text.paragraphs])
@@ -78,7 +78,7 @@ async def measure(text: Text) -> dict[str, object]:
     }
 
 
-@app.agent("text.extracted", name="summarize", consumers=2, backoff=_BACKOFF)
+@app.agent(EXTRACTED, name="summarize", consumers=2, backoff=_BACKOFF, reply_to=COMPLETED)
 def summarize(text: Text, ctx: Context) -> dict[str, object]:
     """Finds the sentences that say most of the others; in a thread, for it computes."""
     if text.stumble and ctx.attempt == 1 and not ctx.replays:

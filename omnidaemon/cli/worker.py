@@ -91,6 +91,11 @@ def worker(
     _configure_logging(log_level or app.settings.log_level)
     if not quiet:
         click.echo(f"OmniDaemon: {app.why}", err=True)
+    if lifeline is not None and app.transport.backend.startswith("memory:"):
+        logger.warning(
+            "events are kept in memory, which no other process sees: with --processes or --reload "
+            "nobody can publish to this worker; choose sqlite or redis_stream"
+        )
     run_worker(app, grace=grace, resume=resume, lifeline=_lifeline(lifeline))
 
 

@@ -21,8 +21,8 @@ from omnidaemon.transports.base import Limits
 UNSEEN = 86_400.0
 """Seconds after which a group without a live consumer no longer counts for the backlog."""
 
-LIVE = "seen >= :now - max(3 * lease, 60)"
-"""Of a member: it lives. Longer than a lease, since renewals of many may come late together."""
+LIVE = "seen > :now - lease"
+"""Of a member: it lives. One that says nothing for its lease has lost what it held as well."""
 
 _RIPE_AT_ONCE = 1000
 _TRIM_AT_ONCE = 5000

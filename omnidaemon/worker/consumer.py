@@ -20,7 +20,7 @@ from msgspec import Raw
 from omnidaemon.agents import Agent
 from omnidaemon.app import CallNext, Middleware
 from omnidaemon.context import Context, Publish
-from omnidaemon.envelope import MAX_HOPS, Envelope, Wire, decode, dump, encode, new_id, wire_of
+from omnidaemon.envelope import MAX_HOPS, Envelope, Wire, decode, dump, encode, wire_of
 from omnidaemon.errors import DecodeError, OmniDaemonError, PayloadError
 from omnidaemon.messages import (
     Ack,
@@ -244,7 +244,7 @@ class AgentConsumer:
         try:
             value = await self._call(ctx)
             result = dump(value, what="result")
-            reply = self._reply(envelope, value, result)
+            replies = self._replies(envelope, value, result)
         except BaseException as error:
             # Raises again if it is we who cancel: an interruption is no failure, however it shows.
             await checkpoint_if_cancelled()
@@ -253,7 +253,7 @@ class AgentConsumer:
             # All else is the run's outcome: sys.exit() in a handler ends no worker, nor does a
             # cancellation that comes from within it.
             return self._failed_run(delivery, envelope, error, started)
-        return self._settlement(delivery, envelope, Done(), started, result=result, reply=reply)
+        return self._settlement(delivery, envelope, Done(), started, result=result, replies=replies)
 
     def _refuse(self, delivery: Delivery, envelope: Envelope) -> Cause | None:
         """Why this must not be run at all, if so."""
@@ -270,12 +270,17 @@ class AgentConsumer:
             )
         return None
 
-    def _reply(self, envelope: Envelope, value: Any, result: bytes) -> Message | None:
-        if envelope.reply_to is None or value is None:
-            return None
+    def _replies(self, envelope: Envelope, value: Any, result: bytes) -> tuple[Message, ...]:
+        """The result as events: where this one asks for it, and where the agent always sends it."""
+        if value is None:
+            return ()
+        asked = dict.fromkeys((envelope.reply_to, self.agent.reply_to))
+        return tuple(self._reply(envelope, topic, value, result) for topic in asked if topic)
+
+    def _reply(self, envelope: Envelope, topic: str, value: Any, result: bytes) -> Message:
         wire = self._shared.wire
         caused = Envelope(
-            envelope.reply_to,
+            topic,
             Raw(result) if wire == "json" else value,
             tenant_id=envelope.tenant_id,
             correlation_id=envelope.correlation_id or envelope.id,
@@ -287,7 +292,7 @@ class AgentConsumer:
         body = encode(caused, wire)
         if len(body) > self._shared.max_message:
             raise PayloadError(
-                f"the reply to {envelope.reply_to!r} has {len(body):,} bytes, and "
+                f"the reply to {topic!r} has {len(body):,} bytes, and "
                 f"{self._shared.max_message:,} are allowed: return where the data is instead"
             )
         return Message(caused.topic, caused.id, body)
@@ -308,7 +313,7 @@ class AgentConsumer:
         started: float,
         *,
         result: bytes = b"null",
-        reply: Message | None = None,
+        replies: tuple[Message, ...] = (),
         ran: bool = True,
     ) -> Settlement:
         seconds = time.perf_counter() - started
@@ -346,8 +351,7 @@ class AgentConsumer:
         if ran:
             counts.append(metric(self._label, "seconds", seconds))
         changes: tuple[Any, ...] = (run_write(record, self._shared.result_ttl), *counts)
-        publish = () if reply is None else (reply,)
-        return Settlement(delivery, action, publish, changes, envelope.id)
+        return Settlement(delivery, action, replies, changes, envelope.id)
 
     def _unread(self, delivery: Delivery, cause: Cause) -> Settlement:
         """What cannot be decoded has no task id that could be trusted: a dead letter alone."""

@@ -85,6 +85,8 @@ def test_one_function_may_serve_several_topics_but_a_name_only_once_per_topic():
         ({"give_up_on": [ValueError()]}, "exception classes"),
         ({"start": "middle"}, "start"),
         ({"name": "a b"}, "agent name"),
+        ({"reply_to": "a b"}, "topic name"),
+        ({"reply_to": "omni.x"}, "reserved"),
     ],
 )
 def test_values_without_sense_are_refused_at_registration(bad, words):

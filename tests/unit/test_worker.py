@@ -240,6 +240,35 @@ async def test_a_reply_goes_to_the_topic_asked_for_with_what_belongs_together(ap
     assert by_cause[other.id].correlation_id == "talk-7"
 
 
+async def test_an_agent_may_always_reply_and_an_event_may_ask_for_it_as_well(app):
+    got = []
+
+    @app.agent("first", reply_to="next")
+    async def first(content):
+        return content
+
+    @app.agent("next")
+    async def following(content, ctx: Context):
+        got.append(("next", content, ctx.causation_id))
+
+    @app.agent("answers")
+    async def answers(content, ctx: Context):
+        got.append(("answers", content, ctx.causation_id))
+
+    async with serve(app) as served:
+        one = await app.send("first", 1)
+        two = await app.send("first", 2, reply_to="answers")
+        three = await app.send("first", 3, reply_to="next")
+        await app.send("first", None)
+        await served.settled()
+    assert sorted(got) == [
+        ("answers", 2, two.id),
+        ("next", 1, one.id),
+        ("next", 2, two.id),
+        ("next", 3, three.id),
+    ]
+
+
 async def test_none_is_no_reply(app):
     got = []
 
