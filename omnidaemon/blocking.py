@@ -18,10 +18,12 @@ class Sender(Protocol):
     """The async face that the blocking one leads to; an App is one."""
 
     @property
-    def send(self) -> Callable[..., Awaitable[TaskHandle]]: ...
+    def send(self) -> Callable[..., Awaitable[TaskHandle]]:
+        """As `App.send`."""
 
     @property
-    def send_many(self) -> Callable[..., Awaitable[list[TaskHandle]]]: ...
+    def send_many(self) -> Callable[..., Awaitable[list[TaskHandle]]]:
+        """As `App.send_many`."""
 
 
 class BlockingTask:

@@ -18,7 +18,8 @@ class Publish(Protocol):
 
     async def __call__(
         self, envelope: Envelope, *, delay: float | None = None, at: datetime | None = None
-    ) -> TaskHandle: ...
+    ) -> TaskHandle:
+        """As `App.publish`."""
 
 
 class Context:

@@ -147,7 +147,8 @@ def dump(value: object, wire: Wire = "json", *, what: str = "content") -> bytes:
             _check_values(msgspec.to_builtins(value, enc_hook=_hook, str_keys=False), what)
     except (TypeError, NotImplementedError) as error:
         raise PayloadError(
-            f"the {what} of type {type(value).__name__} cannot travel: {str(error) or 'unknown type'}; "
+            f"the {what} of type {type(value).__name__} cannot travel: "
+            f"{str(error) or 'unknown type'}; "
             "use dicts, lists, text, numbers, msgspec Structs, dataclasses or pydantic models"
         ) from error
     except RecursionError as error:

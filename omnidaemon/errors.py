@@ -123,7 +123,7 @@ class TaskFailed(AgentError):
         self.causes = causes or {}
 
 
-class Retry(Exception):  # noqa: N818  a signal, not an error
+class Retry(Exception):
     """Raised by an agent: run this event again after `delay` seconds; charged as one retry.
 
     Args:
@@ -138,7 +138,7 @@ class Retry(Exception):  # noqa: N818  a signal, not an error
         self.delay = delay
 
 
-class Reject(Exception):  # noqa: N818  a signal, not an error
+class Reject(Exception):
     """Raised by an agent: never run this event again; it becomes a dead letter at once.
 
     Args:

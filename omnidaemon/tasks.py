@@ -99,7 +99,7 @@ class Tasks:
                 if left <= 0:
                     raise ResultTimeout(
                         f"task {task_id} on topic {topic!r} has no result after {timeout} s; it "
-                        "goes on, ask again later" + await self._why_waiting(task_id, topic)
+                        "goes on, ask again later" + await self._why_waiting(topic)
                     )
                 await watch.wait(min(left, POLL_SECONDS))
 
@@ -119,7 +119,7 @@ class Tasks:
             f"task {task_id} on topic {topic!r} failed for good: {texts}", causes=causes
         )
 
-    async def _why_waiting(self, task_id: str, topic: str) -> str:
+    async def _why_waiting(self, topic: str) -> str:
         groups = await self._transport.groups(topic)
         if not groups:
             return f" (no agent has ever listened to {topic!r})"

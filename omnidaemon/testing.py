@@ -1,11 +1,11 @@
 """Runs an app inside a test: on the memory transport, with a clock that need not be waited for.
 
-    async def test_a_guest_is_greeted():
-        async with serve(app):
-            assert await app.request("greet.user", {"name": "Ada"}, timeout=5) == {"hello": "Ada"}
+async def test_a_guest_is_greeted():
+async with serve(app):
+assert await app.request("greet.user", {"name": "Ada"}, timeout=5) == {"hello": "Ada"}
 
-    def test_a_day_of_retries():
-        run(test_body)          # an hour of backoff passes in no time
+def test_a_day_of_retries():
+run(test_body)          # an hour of backoff passes in no time
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     document.uploaded -> extract_text -> text.extracted -> measure   -> analysis.completed
                                                         -> summarize ->
 
-Each agent names with `reply_to` where its results go, which happens in the step that settles its run.
+Each agent names with `reply_to` where its results go, in the step that settles its run.
 """
 
 from __future__ import annotations

@@ -85,10 +85,10 @@ async def test_a_settlement_cut_anywhere_happened_whole_or_not_at_all(action, tm
     finished = None
     for die_at in range(1, 100):
         url = f"sqlite://{tmp_path}/{action}-{die_at}.db"
-        async with SQLiteTransport(url) as transport:
-            async with transport.subscribe("work", "agent", lease=60):
-                await transport.publish(Message("work", "event", b"body"))
-        ran = subprocess.run(
+        transport = SQLiteTransport(url)
+        async with transport, transport.subscribe("work", "agent", lease=60):
+            await transport.publish(Message("work", "event", b"body"))
+        ran = subprocess.run(  # noqa: ASYNC221  nothing else waits here
             [sys.executable, "-c", SCRIPT, url, action, str(die_at)],
             cwd=ROOT,
             capture_output=True,

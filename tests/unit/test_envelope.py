@@ -53,8 +53,8 @@ def test_what_is_encoded_comes_back(wire, content, tenant, source):
 def test_any_bytes_are_an_envelope_or_a_decode_error(body):
     try:
         decode(body)
-    except DecodeError as error:
-        assert "not an envelope" in str(error) or "version" in str(error)
+    except DecodeError:
+        return
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A worker on the memory transport, on a clock that jumps: what users are promised, end to end."""
 
+import itertools
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -114,7 +115,7 @@ async def test_a_failure_is_retried_with_backoff_and_then_dead_with_its_cause(ap
         with pytest.raises(TaskFailed, match="agent: ValueError: broken 4") as caught:
             await task.result(timeout=10_000)
         assert caught.value.causes == {"agent": "ValueError: broken 4"}
-        gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+        gaps = [b - a for a, b in itertools.pairwise(times)]
         assert gaps == pytest.approx([100, 200, 400], abs=1)
         assert await task.status() == "dead"
         [letter] = await app.transport.dead_letters("fail")
@@ -353,7 +354,7 @@ async def test_a_run_past_its_timeout_is_cancelled_and_counts_as_failed(app):
         await anyio.sleep(1000)
 
     async with serve(app):
-        with pytest.raises(TaskFailed, match="TimeoutError: .*timeout of 5"):
+        with pytest.raises(TaskFailed, match=r"TimeoutError: .*timeout of 5"):
             await app.request("slow", 1, timeout=100)
 
 
@@ -655,7 +656,7 @@ async def test_the_status_of_a_task_with_several_agents(app):
         ({"delay": float("nan")}, "delay"),
         ({"delay": 10 * 366 * 86_400}, "a year"),
         ({"delay": True}, "delay"),
-        ({"at": datetime(2030, 1, 1)}, "time zone"),
+        ({"at": datetime(2030, 1, 1)}, "time zone"),  # noqa: DTZ001  the fault looked for
         ({"at": datetime(2099, 1, 1, tzinfo=UTC)}, "a year"),
         ({"at": 5}, "time zone"),
         ({"at": datetime.now(UTC), "delay": 1}, "one of them"),

@@ -270,7 +270,7 @@ async def test_a_sync_handler_past_its_timeout_keeps_its_slot_and_fails_at_its_e
 
     async with serve(app, url=board("abandon")):
         task = await app.send("work", 1)
-        with pytest.raises(TaskFailed, match="timeout of 0.01"):
+        with pytest.raises(TaskFailed, match=r"timeout of 0\.01"):
             await task.result()
     assert most == 1
 
