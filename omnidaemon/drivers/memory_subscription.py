@@ -23,6 +23,8 @@ from omnidaemon.messages import (
     Verdict,
 )
 
+_SHORTEST_WAIT = 1e-6
+
 
 class MemorySubscription:
     """One consumer's place in a group of a board."""
@@ -56,7 +58,8 @@ class MemorySubscription:
                 left = deadline - current_time()
                 if deliveries or left <= 0:
                     return deliveries
-                await ear.wait(min(left, seconds))
+                # Rounding may leave less than the clock can count: a virtual one would not move.
+                await ear.wait(max(min(left, seconds), _SHORTEST_WAIT))
 
     def _lease(self, limit: int) -> tuple[list[Delivery], float]:
         """What there is up to the limit; and in how many seconds there may be more by itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import ClassVar, Self, TypeVar
@@ -30,6 +31,7 @@ class Client:
         self.backend = f"sqlite:{self._path}"
         self.clock = clock
         self._database: Database | None = None
+        self._guard = threading.Lock()
 
     async def open(self) -> None:
         """See the contract."""
@@ -57,9 +59,13 @@ class Client:
     def database(self) -> Database:
         """The process's database; after a fork, or where opening failed, a new one."""
         database = self._database
-        if database is None or database.closed or database.process != os.getpid():
-            database = self._database = Database.acquire(self._path)
-        return database
+        if database is not None and _usable(database):
+            return database
+        with self._guard:  # several event loops may come at once, and it is acquired once
+            database = self._database
+            if database is None or not _usable(database):
+                database = self._database = Database.acquire(self._path)
+            return database
 
     async def run(
         self,
@@ -76,3 +82,7 @@ class Client:
             )
         except sqlite3.Error as error:
             raise self.failure(explain(error, self._path)) from error
+
+
+def _usable(database: Database) -> bool:
+    return not database.closed and database.process == os.getpid()

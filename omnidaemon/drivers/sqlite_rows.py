@@ -53,19 +53,29 @@ def fetch(
         source: A SELECT with these columns and a blob named `body`.
         values: For its placeholders.
     """
-    packed, joined = connection.execute(
-        f"SELECT json_group_array(json_array({columns}, length(body))),"
-        f" CAST(group_concat(body, '') AS BLOB) FROM ({source})",
-        values,
-    ).fetchone()
+    try:
+        packed, joined = connection.execute(
+            f"SELECT json_group_array(json_array({columns}, length(body))),"
+            f" CAST(group_concat(body, '') AS BLOB) FROM ({source})",
+            values,
+        ).fetchone()
+    except sqlite3.DataError:  # together they are larger than one value may be (1 GB)
+        yield from _one_by_one(connection, columns, source, values)
+        return
     rows = _decode(packed)
     sizes = [row.pop() for row in rows]
     if len(joined or b"") != sum(sizes):
         # Older SQLite ends what it joins at a zero byte, which a body may have.
-        for *cells, body in connection.execute(f"SELECT {columns}, body FROM ({source})", values):
-            yield cells, body
+        yield from _one_by_one(connection, columns, source, values)
         return
     start = 0
     for row, size in zip(rows, sizes, strict=True):
         yield row, joined[start : start + size] if joined else b""
         start += size
+
+
+def _one_by_one(
+    connection: sqlite3.Connection, columns: str, source: str, values: Sequence[Any]
+) -> Iterator[tuple[list[Any], bytes]]:
+    for *cells, body in connection.execute(f"SELECT {columns}, body FROM ({source})", values):
+        yield cells, body

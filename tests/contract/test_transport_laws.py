@@ -376,13 +376,25 @@ async def test_a_group_counts_its_live_consumers(backend: Backend) -> None:
         async with transport.subscribe("orders", "mail", lease=backend.lease):
             assert (await backend.group()).consumers == 2
         assert (await backend.group()).consumers == 1
-        await backend.elapse(backend.lease * 0.7)
-        await transport.renew(one.consumer, [])
-        await backend.elapse(backend.lease * 0.7)
-        assert (await backend.group()).consumers == 1
-        seen = (await backend.group()).seen
-        assert seen is not None
+        assert (await backend.group()).seen is not None
+        assert one.consumer.lease == backend.lease
     assert (await backend.group()).consumers == 0
+
+
+async def test_a_consumer_unheard_of_for_several_leases_does_not_count_as_live(
+    backend: Backend,
+) -> None:
+    backend.only_if_time_can_be_skipped()  # how many leases that are is the backend's choice
+    transport = backend.transport()
+    async with (
+        transport.subscribe("orders", "mail", lease=backend.lease) as one,
+        transport.subscribe("orders", "mail", lease=backend.lease * 2),  # and then it is frozen
+    ):
+        for _ in range(20):
+            await backend.elapse(backend.lease * 0.6)
+            await transport.renew(one.consumer, [])
+        info = await backend.group()
+        assert (info.consumers, info.lease) == (1, backend.lease)
 
 
 # Retry, release, and the order in which things come back
@@ -579,7 +591,8 @@ async def test_receive_returns_nothing_after_its_wait(backend: Backend) -> None:
             assert await mail.receive(1, wait=0.05) == []
 
 
-async def test_cancelling_a_waiting_receive_loses_nothing(backend: Backend) -> None:
+@pytest.mark.parametrize("waits", [True, False])
+async def test_cancelling_a_receive_loses_nothing(backend: Backend, waits: bool) -> None:
     names = [f"e{n}" for n in range(40)]
     transport, received = backend.transport(), []
     async with transport.subscribe("orders", "mail", lease=backend.lease) as mail:
@@ -600,6 +613,8 @@ async def test_cancelling_a_waiting_receive_loses_nothing(backend: Backend) -> N
                 for _ in range(turn % 7):
                     await anyio.lowlevel.checkpoint()
                 scope.cancel()
+            if waits:  # so that the next one has to wait again
+                received += await backend.drain(mail)
         received += await backend.drain(mail)
     assert sorted(ids(received)) == sorted(names)
     assert {(d.attempt, d.crashes) for d in received} == {(1, 0)}

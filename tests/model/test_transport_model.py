@@ -34,7 +34,7 @@ from omnidaemon.transports.base import Limits, Subscription
 
 # No sum of the steps in which time goes equals the lease or the delay, so that nothing hangs on
 # whether a moment belongs to what it ends.
-LEASE, DELAY, STEPS = 10.0, 4.0, (3.0, 11.0)
+LEASE, DELAY, STEPS = 10.0, 4.0, (3.0, 6.0, 11.0)
 ACTIONS: dict[str, Action] = {
     "ack": Ack(),
     "retry": RetryAfter(DELAY),
@@ -197,9 +197,14 @@ class TransportMachine(RuleBasedStateMachine):
         return run.state == "held" and run.token == delivery.token
 
     @precondition(lambda self: self.handed)
-    @rule(data=st.data())
-    def renew(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), pause=st.sampled_from([0.0, 6.0]))
+    def renew(self, data: st.DataObject, pause: float) -> None:
         consumer, _ = data.draw(st.sampled_from(self.handed))
+        self.now += pause
+        self._renew(consumer)
+        self.now += pause  # two pauses are longer than a lease
+
+    def _renew(self, consumer: Subscription) -> None:
         deliveries = [delivery for one, delivery in self.handed if one is consumer]
         lost = self.run_(self.transport.renew(consumer.consumer, deliveries))
         assert lost == [d for d in deliveries if not self._is_held(d)]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -16,7 +17,11 @@ from omnidaemon import App
 from omnidaemon.envelope import Envelope, decode, load
 from omnidaemon.records import RESULTS, Metrics
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]
+# SOAK_SECONDS=3600 kills for an hour, as `nox -s soak` does.
+SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "0"))
+ROUND_SECONDS = 15.0
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180 + 2 * SOAK_SECONDS)]
 ROOT = Path(__file__).parent.parent.parent
 AGENTS = ("work", "compute")
 
@@ -29,10 +34,9 @@ def anyio_backend():
 @pytest.fixture
 def start_worker(tmp_path):
     """Starts workers, and ends those that still live after the test."""
-    url = f"sqlite://{tmp_path}/chaos.db"
     started = []
 
-    def start():
+    def start(url):
         command = [sys.executable, "-m", "omnidaemon", "worker", "tests.process.chaos_app:app"]
         with (tmp_path / f"worker-{len(started)}.log").open("wb") as log:
             worker = subprocess.Popen(
@@ -41,20 +45,24 @@ def start_worker(tmp_path):
         started.append(worker)
         return worker
 
-    yield url, start
+    yield start
     for worker in started:
         worker.kill()
         worker.wait()
 
 
-@pytest.mark.parametrize(("events", "kills"), [(3_000, 20)])
-async def test_killing_workers_at_random_loses_nothing_and_settles_once(
-    start_worker, events, kills
-):
-    url, start = start_worker
-    app = App("publisher", transport=url)
-    chance = random.Random(7)
-    workers = [start() for _ in range(3)]
+async def test_killing_workers_at_random_loses_nothing_and_settles_once(start_worker, tmp_path):
+    for seed in range(1 + int(SOAK_SECONDS / ROUND_SECONDS)):
+        app = App("publisher", transport=f"sqlite://{tmp_path}/chaos-{seed}.db")
+        start = partial(start_worker, f"sqlite://{tmp_path}/chaos-{seed}.db")
+        workers = [start() for _ in range(3)]
+        await one_round(app, workers, start, random.Random(seed), events=3_000, kills=20)
+        for worker in workers:
+            worker.terminate()
+        assert [worker.wait() for worker in workers] == [0, 0, 0]
+
+
+async def one_round(app, workers, start, chance, *, events, kills):
     async with app:
         silent = await app.send_many([("chaos.work", n) for n in range(events)])
         asking = [Envelope("chaos.work", n, reply_to="chaos.replies") for n in range(events // 5)]
