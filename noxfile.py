@@ -1,0 +1,166 @@
+"""All checks: `nox` runs the default ones, `nox -l` lists them all.
+
+Arguments after `--` go to the tool: `nox -s tests -- tests/unit -k lease`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_venv = "yes"
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+took: list[tuple[str, float, float]] = []
+
+Session = Callable[[nox.Session], None]
+
+
+def budget(minutes: float) -> Callable[[Session], Session]:
+    """Fails a session that takes longer, its installation included."""
+
+    def decorate(function: Session) -> Session:
+        @functools.wraps(function)
+        def run(session: nox.Session) -> None:
+            start = time.monotonic()
+            try:
+                function(session)
+            finally:
+                seconds = time.monotonic() - start
+                took.append((session.name, seconds, minutes * 60))
+            if seconds > minutes * 60:
+                session.error(f"took {seconds:.0f} s of its budget of {minutes * 60:.0f} s")
+
+        return run
+
+    return decorate
+
+
+@atexit.register
+def _print_times() -> None:
+    if not took:
+        return
+    width = max(len(name) for name, _, _ in took)
+    print(f"\n{'session':<{width}}  {'took':>7}  {'budget':>7}")
+    for name, seconds, allowed in took:
+        over = "  OVER BUDGET" if seconds > allowed else ""
+        print(f"{name:<{width}}  {seconds:>5.0f} s  {allowed:>5.0f} s{over}")
+    print(f"{'all':<{width}}  {sum(seconds for _, seconds, _ in took):>5.0f} s", flush=True)
+
+
+def install(session: nox.Session, *groups: str, package: str = ".[reload,testing]") -> None:
+    """Installs the package, editable, and dependency groups (old pips do not know `--group`)."""
+    wanted = nox.project.dependency_groups(PROJECT, *groups)
+    session.install("-e", package, *wanted)
+
+
+def existing(*paths: str) -> list[str]:
+    """Those of the paths that are there."""
+    return [path for path in paths if Path(path).exists()]
+
+
+def run_tests(session: nox.Session, *default: str) -> None:
+    """Runs pytest on what the command line names, or on the default."""
+    session.run("pytest", *(session.posargs or default))
+
+
+@nox.session
+@budget(1.5)
+def lint(session: nox.Session) -> None:
+    """Format, rules, floors, spelling."""
+    install(session, "lint", package=".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("lint-imports", "--no-logo")
+    session.run("codespell")
+
+
+@nox.session
+@budget(3)
+def types(session: nox.Session) -> None:
+    """Mypy, strict."""
+    install(session, "types")
+    session.run("mypy", *existing("omnidaemon", "noxfile.py", "benchmarks", "examples"))
+
+
+@nox.session
+@budget(14)
+def tests(session: nox.Session) -> None:
+    """All tests, on the interpreter that runs nox."""
+    install(session, "test")
+    run_tests(session)
+
+
+@nox.session
+@budget(2)
+def docs(session: nox.Session) -> None:
+    """The pages, every link checked."""
+    session.install(*nox.project.dependency_groups(PROJECT, "docs"))
+    # The theme announces its successor at length.
+    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
+@budget(3)
+def build(session: nox.Session) -> None:
+    """Wheel and sdist; the wheel is made from the sdist and works where nothing else is."""
+    session.install("build", "check-wheel-contents")
+    dist = Path(session.create_tmp(), "dist")
+    for old in dist.glob("*"):
+        old.unlink()
+    session.run("python", "-m", "build", "--outdir", str(dist))
+    (wheel,) = dist.glob("*.whl")
+    session.run("check-wheel-contents", str(wheel))
+    clean = Path(session.create_tmp(), "clean").resolve()
+    session.run("python", "-m", "venv", "--clear", str(clean))
+    python, omnidaemon = str(clean / "bin/python"), str(clean / "bin/omnidaemon")
+    session.run(python, "-m", "pip", "install", "--quiet", str(wheel), external=True)
+    session.chdir(session.create_tmp())  # away from the checkout, which would be imported instead
+    session.run(python, "-c", "import omnidaemon; print(omnidaemon.__file__)", external=True)
+    session.run(omnidaemon, "--help", external=True)
+
+
+@nox.session(name="tests-on", python=["3.11", "3.12", "3.13"], default=False)
+@budget(14)
+def tests_on(session: nox.Session) -> None:
+    """All tests, on each Python that is installed."""
+    install(session, "test")
+    run_tests(session)
+
+
+@nox.session(default=False)
+@budget(10)
+def lowest(session: nox.Session) -> None:
+    """The tests without subprocesses, with the oldest versions that pyproject.toml allows."""
+    install(session, "test")
+    wanted = [
+        *PROJECT["project"]["dependencies"],
+        *PROJECT["project"]["optional-dependencies"]["reload"],
+    ]
+    session.install(*[line.replace(">=", "==") for line in wanted])
+    run_tests(session, *existing("tests/unit", "tests/contract", "tests/docs"))
+
+
+@nox.session(default=False)
+@budget(30)
+def bench(session: nox.Session) -> None:
+    """The measurements, as a table."""
+    install(session, package=".[fast]")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(default=False)
+@budget(180)
+def soak(session: nox.Session) -> None:
+    """Workers killed at random, for an hour (SOAK_SECONDS)."""
+    install(session, "test")
+    session.env.setdefault("SOAK_SECONDS", "3600")
+    run_tests(session, "tests/process", "--timeout=10000")
