@@ -150,7 +150,7 @@ class Worker:
             held = keeper.hold(subscription.consumer)
             self._consumers.append(AgentConsumer(agent, subscription, held, shared))
             logger.info(
-                "agent %r listens to %r, %d at a time; %d events wait for it",
+                "agent %r listens to %r, %d at a time; events waiting for it: %d",
                 agent.name,
                 agent.topic,
                 agent.consumers,
