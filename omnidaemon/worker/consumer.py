@@ -46,6 +46,8 @@ PREFETCH_SECONDS = 0.05
 PREFETCH_MOST = 500
 PREFETCH_BYTES = 8_000_000
 SETTLE_MOST = 500
+SETTLE_SECONDS = 5.0
+"""How long a forced end still tries to settle and hand back."""
 YIELD_SECONDS = 0.002
 """A handler that never waits gives the loop to receiving and settling this often."""
 
@@ -80,6 +82,7 @@ class Shared:
 
 
 _ACK = Ack()
+_RELEASE = Release()
 
 
 class AgentConsumer:
@@ -108,12 +111,13 @@ class AgentConsumer:
         self._parked: list[anyio.Event] = []
         self._outbox: list[Settlement] = []
         self._settling = 0
+        self._failing = False
         self._pace = _Pace()
         self._room = anyio.Event()
         self._finished = anyio.Event()
         self._stopping = False
         self._ended = False
-        self._given_up = False
+        self._settle_until = float("inf")
         self._receiving = CancelScope()
         self._runs = CancelScope()
         self.running = 0
@@ -130,6 +134,8 @@ class AgentConsumer:
                         for _ in range(self.agent.consumers):
                             group.start_soon(self._consume)
             finally:
+                if not self._stopping:  # cancelled from outside, or broken: nobody counts the grace
+                    self._settle_until = anyio.current_time() + SETTLE_SECONDS
                 self._ended = True
                 self._finished.set()
 
@@ -145,46 +151,55 @@ class AgentConsumer:
 
     def give_up(self) -> None:
         """Stops trying to settle: what is left goes to another worker when its lease ends."""
-        self._given_up = True
+        self._settle_until = 0.0
 
     # 1. Received: as many as can start at once, and a few that will within 50 ms.
 
     async def _receive(self) -> None:
-        pause = 0.1
-        with self._receiving:
-            while not self._stopping:
-                credit = self._credit()
-                if credit <= 0:
-                    self._room = anyio.Event()
-                    await self._room.wait()
-                    continue
-                try:
-                    deliveries = await self._subscription.receive(credit, RECEIVE_SECONDS)
-                except OmniDaemonError as error:
-                    self._shared.trouble(self._label, f"receiving: {error}")
-                    await anyio.sleep(pause * (0.5 + random.random()))
-                    pause = min(5.0, pause * 2)
-                    continue
-                self._shared.trouble(self._label, None)
-                pause = 0.1
-                # Nothing may be awaited between receiving and this: what is leased is ours.
-                self._held.add(deliveries)
-                self._queue.extend(deliveries)
-                self._pace.saw(deliveries)
+        try:
+            with self._receiving:
+                await self._receive_on()
+        finally:
+            # Also when all is cancelled at once: what stayed leased would count as a crash.
+            while self._queue:
+                self._finish(Settlement(self._queue.popleft(), _RELEASE))
+            while self._parked:
                 self._wake_one()
-        while self._queue:
-            self._finish(Settlement(self._queue.popleft(), Release()))
-        while self._parked:
+
+    async def _receive_on(self) -> None:
+        pause = 0.1
+        while not self._stopping:
+            credit = self._credit()
+            if credit <= 0:
+                self._room = anyio.Event()
+                await self._room.wait()
+                continue
+            try:
+                deliveries = await self._subscription.receive(credit, RECEIVE_SECONDS)
+            except OmniDaemonError as error:
+                self._shared.trouble(self._label, f"receiving: {error}")
+                await anyio.sleep(pause * (0.5 + random.random()))
+                pause = min(5.0, pause * 2)
+                continue
+            self._shared.trouble(self._label, None)
+            pause = 0.1
+            # Nothing may be awaited between receiving and this: what is leased is ours.
+            self._held.add(deliveries)
+            self._queue.extend(deliveries)
+            self._pace.saw(deliveries)
             self._wake_one()
 
     def _credit(self) -> int:
         """How many more deliveries may be held: free slots and the prefetch.
 
-        Finished runs whose settlement is on its way do not count, up to a bound: while a store is
-        down no further work is taken.
+        Finished runs whose settlement is on its way do not count, up to a bound; while settling
+        fails no further work is taken.
         """
-        most = self.agent.consumers + self._pace.prefetch()
-        if len(self._outbox) + self._settling > 2 * most + SETTLE_MOST:
+        prefetch = self._pace.prefetch()
+        if len(self._queue) > prefetch / 2:
+            return 0  # enough waits already: few large batches cost less than many small ones
+        most = self.agent.consumers + prefetch
+        if self._failing or len(self._outbox) + self._settling > 2 * most + SETTLE_MOST:
             return 0
         return most - self.running - len(self._queue)
 
@@ -206,7 +221,7 @@ class AgentConsumer:
                 started = time.perf_counter()
                 settlement = await self._run(delivery, started)
             except anyio.get_cancelled_exc_class():
-                self._finish(Settlement(delivery, Release()))
+                self._finish(Settlement(delivery, _RELEASE))
                 raise
             finally:
                 self.running -= 1
@@ -390,6 +405,7 @@ class AgentConsumer:
     def _finish(self, settlement: Settlement) -> None:
         self._outbox.append(settlement)
         self._finished.set()
+        self._room.set()
 
     async def _settle(self) -> None:
         with CancelScope(shield=True):
@@ -411,7 +427,7 @@ class AgentConsumer:
         what = f"{self._label} settling"
         pause = 0.05
         failures = 0
-        while batch and not self._given_up:
+        while batch and anyio.current_time() < self._settle_until:
             # One settlement that a backend chokes on must not hold up all the others.
             parts = [batch] if failures < 3 else [[settlement] for settlement in batch]
             left: list[Settlement] = []
@@ -426,6 +442,7 @@ class AgentConsumer:
                     self._settled(part, verdicts)
             self._shared.trouble(what, None if trouble is None else str(trouble))
             batch = left
+            self._failing = bool(batch)
             if batch:
                 failures += 1
                 await anyio.sleep(pause * (0.5 + random.random()))

@@ -16,7 +16,7 @@ from omnidaemon.agents import Agent
 from omnidaemon.app import App
 from omnidaemon.errors import ConfigurationError, StoreError
 from omnidaemon.records import BEAT_SECONDS, AgentRecord, Fleet, WorkerRecord
-from omnidaemon.worker.consumer import AgentConsumer, Shared
+from omnidaemon.worker.consumer import SETTLE_SECONDS, AgentConsumer, Shared
 from omnidaemon.worker.leases import LeaseKeeper
 
 logger = logging.getLogger("omnidaemon.worker")
@@ -24,8 +24,6 @@ logger = logging.getLogger("omnidaemon.worker")
 DEAD_LETTER_BEATS = 12
 """Every so many heartbeats (a minute) an agent that made dead letters is looked at."""
 DEAD_LETTER_SHARE = 0.8
-SETTLE_SECONDS = 5.0
-"""How long a forced end still tries to settle and hand back."""
 
 
 class Worker:

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -41,6 +42,9 @@ ACTIONS: dict[str, Action] = {
     "bury": Bury(b"no"),
     "release": Release(),
 }
+# Seconds of work on a quiet machine; one that is busy with others may need many times that.
+pytestmark = pytest.mark.timeout(300)
+
 GROUPS = ("mail", "bill", "ship")
 boards = count()
 
@@ -285,7 +289,7 @@ class SQLiteMachine(TransportMachine):
 
 
 class TestMemory(MemoryMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = settings(max_examples=150, stateful_step_count=40)
+    settings = settings(max_examples=100, stateful_step_count=40)
 
 
 class TestSQLite(SQLiteMachine.TestCase):  # type: ignore[misc, name-defined]

@@ -87,7 +87,7 @@ async def test_a_finished_run_is_never_repeated_because_its_store_is_away():
         assert "the disk is full" in worker._record().detail
         await app.send_many([("work", n) for n in range(2, 3000)])
         await anyio.sleep(300)
-        assert len(runs) < 1200  # no new work past a bound
+        assert len(runs) < 600  # what was being received meanwhile, and no further work
         write.failures = 0
         assert await task.result(timeout=60) == 1
         while (await Metrics(store).totals())["work"]["work"].processed < 2999:
