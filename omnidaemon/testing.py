@@ -1,11 +1,7 @@
 """Runs an app inside a test: on the memory transport, with a clock that need not be waited for.
 
-async def test_a_guest_is_greeted():
-async with serve(app):
-assert await app.request("greet.user", {"name": "Ada"}, timeout=5) == {"hello": "Ada"}
-
-def test_a_day_of_retries():
-run(test_body)          # an hour of backoff passes in no time
+`async with serve(app):` runs a worker while its block lasts; `run(body)` runs an async function
+from a plain test on a virtual clock, so that an hour of backoff passes in no time.
 """
 
 from __future__ import annotations

@@ -196,12 +196,13 @@ class AgentConsumer:
         fails no further work is taken.
         """
         prefetch = self._pace.prefetch()
-        if len(self._queue) > prefetch / 2:
-            return 0  # enough waits already: few large batches cost less than many small ones
         most = self.agent.consumers + prefetch
+        held = self.running + len(self._queue)
+        if held - self.agent.consumers > prefetch / 2:
+            return 0  # enough waits beyond the slots: few large batches cost less than many small
         if self._failing or len(self._outbox) + self._settling > 2 * most + SETTLE_MOST:
             return 0
-        return most - self.running - len(self._queue)
+        return most - held
 
     async def _consume(self) -> None:
         yielded = time.perf_counter()
