@@ -21,8 +21,7 @@ MAX_HOPS = 100
 Wire = Literal["json", "msgpack"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
-# What NaN became, and integers that may exceed 64 bits, which other readers of JSON round.
-_DOUBTFUL = re.compile(rb"null|[0-9]{19}")
+_DIGITS = re.compile(rb"[0-9]{19}")
 _counter = count(int.from_bytes(os.urandom(3), "big"))
 _process = os.urandom(6).hex()
 _moment = (0, "")
@@ -161,10 +160,13 @@ def dump(value: object, wire: Wire = "json", *, what: str = "content") -> bytes:
 
 
 def _suspicious(encoded: bytes, wire: Wire) -> bool:
-    """Whether a closer look is needed: a cheap test that spares most values the walk."""
+    """Whether a closer look is needed: a cheap test that spares most values the walk.
+
+    In JSON, NaN became null, and 19 digits may be more than 64 bits, which other readers round.
+    """
     if wire == "msgpack":
         return len(encoded) > MAX_DEPTH or b"\xcb" in encoded
-    if _DOUBTFUL.search(encoded):
+    if b"null" in encoded or (len(encoded) >= 19 and _DIGITS.search(encoded)):
         return True
     return len(encoded) > MAX_DEPTH and encoded.count(b"[") + encoded.count(b"{") > MAX_DEPTH
 

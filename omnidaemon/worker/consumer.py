@@ -288,7 +288,7 @@ class AgentConsumer:
 
     def _replies(self, envelope: Envelope, value: Any, result: bytes) -> tuple[Message, ...]:
         """The result as events: where this one asks for it, and where the agent always sends it."""
-        if value is None:
+        if value is None or (envelope.reply_to is None and self.agent.reply_to is None):
             return ()
         asked = dict.fromkeys((envelope.reply_to, self.agent.reply_to))
         return tuple(self._reply(envelope, topic, value, result) for topic in asked if topic)
