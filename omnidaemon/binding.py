@@ -16,12 +16,12 @@ from contextlib import (
     asynccontextmanager,
     contextmanager,
 )
-from dataclasses import dataclass
 from typing import Any
 
 import anyio.to_thread
 import msgspec
 from anyio import CapacityLimiter
+from msgspec import Struct
 
 from omnidaemon.context import Context
 from omnidaemon.envelope import Envelope
@@ -32,8 +32,7 @@ Run = Callable[[Context], Awaitable[Any]]
 Get = Callable[[Context], Any]
 
 
-@dataclass(frozen=True)
-class Depends:
+class Depends(Struct, frozen=True):
     """Marks a parameter as given by a function: `db: Annotated[Session, Depends(session)]`.
 
     The function may itself take a Context, the Envelope and other dependencies; it runs once per
@@ -53,8 +52,7 @@ class _Threads:
 threads = _Threads()
 
 
-@dataclass(frozen=True)
-class _Plan:
+class _Plan(Struct, frozen=True):
     """The arguments of one function: by position, then by name."""
 
     positional: tuple[Get | Depends, ...]

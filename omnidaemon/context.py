@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Protocol
 
-import anyio.from_thread
 import msgspec
 from msgspec import Raw
 
@@ -154,6 +153,7 @@ class Context:
 
     def send_blocking(self, topic: str, content: Any = None, **options: Any) -> TaskHandle:
         """`send` for handlers that are not async; to be called in the handler's own thread."""
+        import anyio.from_thread  # 5 ms of every start, for few
 
         async def send() -> TaskHandle:
             return await self.send(topic, content, **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -399,6 +398,8 @@ def _prefix(text: str) -> str:
 
 
 def _host(text: str) -> str:
+    import ipaddress  # 4 ms of every start, for few
+
     try:
         return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
     except ValueError:
@@ -413,6 +414,8 @@ def _list(text: str) -> tuple[str, ...]:
 
 
 def _hosts_and_networks(text: str) -> tuple[str, ...]:
+    import ipaddress
+
     found = []
     for part in _list(text):
         if "/" not in part:
