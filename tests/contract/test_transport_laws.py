@@ -691,6 +691,15 @@ async def test_a_replay_goes_to_the_group_that_gave_up_and_starts_anew(backend: 
         assert await bill.receive(10, wait=0) == []
 
 
+async def test_a_replay_does_not_reach_a_group_that_joins_meanwhile(backend: Backend) -> None:
+    transport = backend.transport()
+    await _bury(backend, "a")
+    assert await transport.replay("orders") == 1
+    async with transport.subscribe("orders", "late", lease=backend.lease) as late:
+        assert late.backlog == 0
+        assert await late.receive(1, wait=0) == []
+
+
 async def test_a_replayed_delivery_is_leased_retried_and_settled_like_any(
     backend: Backend,
 ) -> None:

@@ -72,6 +72,10 @@ class Queue:
     def unsettled(self) -> list[str]:
         return [event for event, run in self.runs.items() if run.state not in ("done", "dead")]
 
+    def starts_late_groups(self) -> list[str]:
+        """What a group that joins gets too: not what was replayed, which is this group's alone."""
+        return [event for event in self.unsettled() if not self.runs[event].replays]
+
     def number(self, state: str) -> int:
         return sum(run.state == state for run in self.runs.values())
 
@@ -123,8 +127,10 @@ class TransportMachine(RuleBasedStateMachine):
         self.places.append(place)
         self.consumers.append(consumer)
         if group not in self.queues:
-            unsettled = [self.events.index(e) for q in self.queues.values() for e in q.unsettled()]
-            start = min(unsettled, default=len(self.events) if self.queues else 0)
+            waiting = [e for q in self.queues.values() for e in q.starts_late_groups()]
+            start = min(
+                map(self.events.index, waiting), default=len(self.events) if self.queues else 0
+            )
             self.queues[group] = Queue({event: Run() for event in self.events[start:]})
             assert consumer.backlog == len(self.events) - start
 
