@@ -13,12 +13,13 @@ from typing import Any, Self
 
 import anyio
 import msgspec
+from msgspec import Raw
 
 from omnidaemon import stores, transports
 from omnidaemon.agents import MAX_SECONDS, AgentRouter
 from omnidaemon.blocking import BlockingSender
 from omnidaemon.context import Context
-from omnidaemon.envelope import Envelope, check_name, check_topic, encode, new_id
+from omnidaemon.envelope import Envelope, check_name, check_topic, dump, encode, new_id
 from omnidaemon.errors import ConnectionLost, PayloadError
 from omnidaemon.messages import Message
 from omnidaemon.settings import Settings, load_settings, redact_url
@@ -239,7 +240,7 @@ class App(AgentRouter):
         """Publishes many events together: (topic, content) pairs or envelopes; all or none."""
         wait = _delay(delay, at)
         messages = [
-            self._message(event if isinstance(event, Envelope) else Envelope(*event), wait)
+            self._message(event if isinstance(event, Envelope) else _pair(event), wait)
             for event in events
         ]
         if messages:
@@ -270,7 +271,9 @@ class App(AgentRouter):
 
     def _message(self, envelope: Envelope, delay: float) -> Message:
         envelope = _checked(envelope)
-        body = encode(envelope, self.settings.wire)
+        wire = self.settings.wire
+        content = Raw(dump(envelope.content, wire))
+        body = encode(msgspec.structs.replace(envelope, content=content), wire)
         if len(body) > self.settings.max_message:
             raise PayloadError(
                 f"the event for topic {envelope.topic!r} has {len(body):,} bytes, and "
@@ -299,6 +302,12 @@ class App(AgentRouter):
                 return
             await anyio.sleep(pause)
             pause = min(1.0, pause * 2)
+
+
+def _pair(event: object) -> Envelope:
+    if not isinstance(event, tuple | list) or len(event) != 2:
+        raise PayloadError(f"{event!r:.200} is neither a (topic, content) pair nor an Envelope")
+    return Envelope(event[0], event[1])
 
 
 def _own_board(url: str) -> str:
@@ -341,7 +350,9 @@ def _checked(envelope: Envelope) -> Envelope:
             raise PayloadError(f"{name}={value!r} is not text")
     if envelope.webhook is not None:
         raise PayloadError("webhooks are not delivered by this version: leave webhook out")
-    pairs: Iterable[tuple[object, object]] = envelope.headers.items()
-    if not all(isinstance(k, str) and isinstance(v, str) for k, v in pairs):
+    headers: object = envelope.headers
+    if not isinstance(headers, dict) or not all(
+        isinstance(text, str) for pair in headers.items() for text in pair
+    ):
         raise PayloadError(f"headers={envelope.headers!r}: names and values are text")
     return envelope

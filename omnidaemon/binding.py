@@ -160,23 +160,28 @@ class _Resolver:
             return await self._stack.enter_async_context(entered)
         if inspect.isgeneratorfunction(code):
             manager = contextmanager(func)(*args, **kwargs)
-            return await self._stack.enter_async_context(_in_threads(manager))
+            return await self._stack.enter_async_context(_in_threads(manager, self._limiter))
         return await _caller(func, _is_async(func), self._limiter)(*args, **kwargs)
 
 
 @asynccontextmanager
-async def _in_threads(manager: AbstractContextManager[Any]) -> AsyncIterator[Any]:
-    value = await anyio.to_thread.run_sync(manager.__enter__)
+async def _in_threads(
+    manager: AbstractContextManager[Any], limiter: CapacityLimiter
+) -> AsyncIterator[Any]:
+    value = await anyio.to_thread.run_sync(manager.__enter__, limiter=limiter)
+    # Leaving has a thread of its own: if those that enter held all threads, waiting for what this
+    # one gives back (a connection of a pool), nobody would ever go on.
+    leaving = CapacityLimiter(1)
     try:
         yield value
     except BaseException as error:
         with anyio.CancelScope(shield=True):  # its clean-up also runs when the run is cancelled
             leave = functools.partial(manager.__exit__, type(error), error, error.__traceback__)
-            if not await anyio.to_thread.run_sync(leave):
+            if not await anyio.to_thread.run_sync(leave, limiter=leaving):
                 raise
     else:
         leave = functools.partial(manager.__exit__, None, None, None)
-        await anyio.to_thread.run_sync(leave)
+        await anyio.to_thread.run_sync(leave, limiter=leaving)
 
 
 def _plan(func: Handler, *, may_take_content: bool, above: tuple[Handler, ...]) -> _Plan:
@@ -187,7 +192,11 @@ def _plan(func: Handler, *, may_take_content: bool, above: tuple[Handler, ...]) 
     named: list[tuple[str, Get | Depends]] = []
     plans: dict[Depends, _Plan] = {}
     content_taken = not may_take_content
-    for parameter in inspect.signature(func).parameters.values():
+    try:
+        parameters = inspect.signature(func).parameters.values()
+    except ValueError as error:  # some builtins have none
+        raise ConfigurationError(f"{_name(func)} does not say what it takes: wrap it") from error
+    for parameter in parameters:
         hint = hints.get(parameter.name, Any)
         get = _special(hint)
         if get is None:
@@ -267,21 +276,28 @@ def _decoders(hint: Any, where: str) -> tuple[Callable[[Any], Any], Callable[[An
         raise ConfigurationError(f"the content of {where} cannot be read: {error}") from error
     return (
         lambda raw: adapter.validate_json(bytes(raw)),
-        lambda raw: adapter.validate_python(msgspec.msgpack.decode(raw)),
+        # By way of JSON, where a strict model still takes text for a UUID or a time.
+        lambda raw: adapter.validate_json(msgspec.json.encode(msgspec.msgpack.decode(raw))),
     )
 
 
 def _known_to_msgspec(hint: Any) -> bool:
-    """Whether msgspec can build the type and all that it is made of (`list[Model]`, say)."""
+    """Whether msgspec can build the type and all that it is made of (`dict[str, list[Model]]`)."""
     from msgspec.inspect import CustomType, type_info  # 15 ms, only for annotated content
 
-    if isinstance(type_info(hint), CustomType):
-        return False
-    return all(
-        _known_to_msgspec(argument)
-        for argument in typing.get_args(hint)
-        if isinstance(argument, type) and argument is not type(None)
-    )
+    seen: set[int] = set()
+    left: list[Any] = [type_info(hint)]
+    while left:
+        info = left.pop()
+        if isinstance(info, CustomType):
+            return False
+        if not isinstance(info, Struct) or id(info) in seen:
+            continue
+        seen.add(id(info))  # types may contain themselves
+        for name in info.__struct_fields__:
+            value = getattr(info, name)
+            left += value if isinstance(value, list | tuple) else (value,)
+    return True
 
 
 def _function(func: Handler) -> Any:

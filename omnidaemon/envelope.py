@@ -141,6 +141,8 @@ def dump(value: object, wire: Wire = "json", *, what: str = "content") -> bytes:
     come out as another value than went in.
     """
     try:
+        if isinstance(value, Raw):
+            value = load(value)  # bytes are believed to be JSON only when they have been read
         encoded = cast(bytes, _encoders[wire].encode(value))
         if _suspicious(encoded, wire):
             _check_values(msgspec.to_builtins(value, enc_hook=_hook, str_keys=False), what)

@@ -105,11 +105,32 @@ Outcome = Done | Again | Dead
 
 def describe(error: BaseException) -> Cause:
     """The cause as text: long texts are cut, signals have no traceback."""
-    text = str(error) or type(error).__name__
+    text = shown(error)
     if isinstance(error, Retry | Reject):
         return Cause(type(error).__name__, _cut(text, 4_000))
-    lines = "".join(traceback.format_exception(error, limit=-20))
+    if isinstance(error, BaseExceptionGroup):
+        inner = (f"{type(leaf).__qualname__}: {shown(leaf)}" for leaf in _leaves(error))
+        text = f"{text}: {'; '.join(inner)}"
+    try:
+        lines = "".join(traceback.format_exception(error, limit=-20))
+    except Exception as odd:  # an exception's own code runs here, and may raise anything
+        lines = f"(no traceback: formatting it raised {type(odd).__qualname__})"
     return Cause(type(error).__qualname__, _cut(text, 4_000), _cut(lines, 16_000))
+
+
+def shown(error: BaseException) -> str:
+    """The error's text, also if its own `__str__` raises."""
+    try:
+        return str(error) or type(error).__name__
+    except Exception as odd:  # whatever an exception's own code may raise
+        return f"(its text cannot be shown: {type(odd).__qualname__})"
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    """The exceptions within groups; the error itself if it is none."""
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for inner in error.exceptions for leaf in _leaves(inner)]
+    return [error]
 
 
 def decide(policy: RetryPolicy, attempt: int, error: BaseException, chance: float) -> Again | Dead:
@@ -121,17 +142,24 @@ def decide(policy: RetryPolicy, attempt: int, error: BaseException, chance: floa
         error: What it raised.
         chance: From 0 up to 1, for the jitter.
     """
-    cause = describe(error)
-    if isinstance(error, Reject) or attempt > policy.retries:
+    # Task groups wrap what their tasks raise: what counts is what is within.
+    leaves = _leaves(error)
+    rejected = next((leaf for leaf in leaves if isinstance(leaf, Reject)), None)
+    cause = describe(rejected or error)
+    if rejected is not None or attempt > policy.retries:
         return Dead(cause, policy.dead_letter)
-    if isinstance(error, Retry):
-        delay = error.delay
-        return Again(policy.backoff.delay(attempt, chance) if delay is None else delay, cause)
+    backoff = policy.backoff.delay(attempt, chance)
+    asked = [leaf for leaf in leaves if isinstance(leaf, Retry)]
+    if asked:
+        return Again(max(backoff if r.delay is None else r.delay for r in asked), cause)
+    given_up = all(isinstance(leaf, policy.give_up_on) for leaf in leaves)
     # What is no Exception (sys.exit, a leaked cancellation) is retried like any other failure.
-    wanted = isinstance(error, policy.retry_on) or not isinstance(error, Exception)
-    if isinstance(error, policy.give_up_on) or not wanted:
+    wanted = isinstance(error, policy.retry_on) or any(
+        isinstance(leaf, policy.retry_on) or not isinstance(leaf, Exception) for leaf in leaves
+    )
+    if isinstance(error, policy.give_up_on) or given_up or not wanted:
         return Dead(cause, policy.dead_letter)
-    return Again(policy.backoff.delay(attempt, chance), cause)
+    return Again(backoff, cause)
 
 
 def _cut(text: str, size: int) -> str:

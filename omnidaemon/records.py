@@ -150,7 +150,13 @@ _run = msgspec.json.Decoder(RunRecord)
 
 def run_write(record: RunRecord, ttl: float) -> Write:
     """The change that keeps a run's record for `ttl` seconds."""
-    return Write(RESULTS, f"{record.task_id}/{record.agent}", _encode(record), record.topic, ttl)
+    return Write(
+        RESULTS,
+        f"{record.task_id}/{record.topic}/{record.agent}",
+        _encode(record),
+        record.topic,
+        ttl,
+    )
 
 
 class Results:
@@ -175,7 +181,19 @@ class Results:
 
 
 def _runs(records: Iterable[Record]) -> list[RunRecord]:
-    return [_decoded(record, _run) for record in records]
+    """The records as values; one that cannot be read says so, and hides none of the others."""
+    found = []
+    for record in records:
+        try:
+            found.append(_decoded(record, _run))
+        except StoreError as error:
+            task_id, _, rest = record.key.partition("/")
+            topic, _, agent = rest.partition("/")
+            cause = Cause("StoreError", str(error))
+            found.append(
+                RunRecord(task_id, topic, agent, "dead", cause=cause, finished_at=record.written)
+            )
+    return found
 
 
 def _decoded(record: Record, decoder: msgspec.json.Decoder[Any]) -> Any:

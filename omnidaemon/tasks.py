@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import anyio
+import msgspec
 from msgspec import Struct
 
 from omnidaemon.errors import ResultTimeout, TaskFailed, TaskNotFound
 from omnidaemon.messages import Place
+from omnidaemon.outcomes import Cause
 from omnidaemon.records import Results, RunRecord
 from omnidaemon.stores.base import Store
 from omnidaemon.transports.base import Transport
@@ -18,6 +20,7 @@ POLL_SECONDS = 5.0
 """How often a wait looks by itself, beneath the notice that normally ends it."""
 
 TaskStatus = Literal["pending", "running", "succeeded", "failed", "dead", "cancelled"]
+_OVER = ("succeeded", "dead", "cancelled")
 
 
 class Task(Struct, frozen=True):
@@ -51,8 +54,8 @@ class Tasks:
         self._transport = transport
         self._results = Results(store)
 
-    async def get(self, task_id: str) -> Task:
-        """The task as it stands.
+    async def get(self, task_id: str, topic: str | None = None) -> Task:
+        """The task as it stands; `topic` matters only if the id was used on several.
 
         Raises:
             TaskNotFound: No event, record or dead letter has this id (any more).
@@ -60,13 +63,15 @@ class Tasks:
         # Places first: a run that settles in between shows up in both, never in neither.
         places = await self._transport.locate(task_id)
         runs = await self._results.of_task(task_id)
-        if not places and not runs:
+        if topic is None:
+            topic = next((t for t in [p.topic for p in places] + [r.topic for r in runs]), "")
+        places = [place for place in places if place.topic == topic]
+        by_agent = {run.agent: run for run in runs if run.topic == topic}
+        if not places and not by_agent:
             raise TaskNotFound(
                 f"no task {task_id!r} here: check the id and the backend; results are kept for a "
                 "day unless OMNIDAEMON_RESULT_TTL says otherwise"
             )
-        topic = places[0].topic if places else runs[0].topic
-        by_agent = {run.agent: run for run in runs}
         return Task(task_id, topic, overall(states(places, by_agent)), by_agent, tuple(places))
 
     async def newest(self, topic: str | None = None, limit: int = 100) -> list[RunRecord]:
@@ -85,17 +90,22 @@ class Tasks:
         Raises:
             ResultTimeout: Nothing came within `timeout` seconds; the task goes on.
             TaskFailed: The agent, or every known group of the topic, gave it up.
+            TaskNotFound: It has succeeded, and its record has expired; or it is not known at all.
         """
         deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
+        look_at = anyio.current_time()
         async with self._transport.watch(task_id) as watch:
             while True:
-                runs = {run.agent: run for run in await self._results.of_task(task_id)}
+                runs = await self._runs(task_id, topic)
                 for run in runs.values():
                     if run.status == "succeeded" and agent in (None, run.agent):
                         return run
-                if any(run.status == "dead" for run in runs.values()):
-                    await self._raise_if_dead(task_id, topic, agent, runs)
-                left = deadline - anyio.current_time()
+                now = anyio.current_time()
+                # The transport is asked seldom: it alone knows what is over and left no record.
+                if now >= look_at or any(run.status == "dead" for run in runs.values()):
+                    look_at = now + POLL_SECONDS
+                    await self._raise_if_over(task_id, topic, agent)
+                left = deadline - now
                 if left <= 0:
                     raise ResultTimeout(
                         f"task {task_id} on topic {topic!r} has no result after {timeout} s; it "
@@ -103,21 +113,39 @@ class Tasks:
                     )
                 await watch.wait(min(left, POLL_SECONDS))
 
-    async def _raise_if_dead(
-        self, task_id: str, topic: str, agent: str | None, runs: dict[str, RunRecord]
-    ) -> None:
-        """Raises TaskFailed if nobody who was asked for can succeed any more."""
-        now = states(await self._transport.locate(task_id), runs)
-        asked = [agent] if agent is not None else [*now]
+    async def _runs(self, task_id: str, topic: str) -> dict[str, RunRecord]:
+        runs = await self._results.of_task(task_id)
+        return {run.agent: run for run in runs if run.topic == topic}
+
+    async def _raise_if_over(self, task_id: str, topic: str, agent: str | None) -> None:
+        """Raises TaskFailed or TaskNotFound if nobody who was asked for can succeed any more."""
+        task = await self.get(task_id, topic)
+        now = states(task.places, task.runs)
+        asked = {agent} if agent is not None else {name for name in now if name}
         if agent is None:
-            asked += [group.name for group in await self._transport.groups(topic)]
-        if any(now.get(name, "pending") != "dead" for name in asked):
+            asked |= {group.name for group in await self._transport.groups(topic)}
+        if not asked or not all(now.get(name) in _OVER for name in asked):
             return
-        causes = {name: _cause(run) for name, run in runs.items() if run.status == "dead"}
+        if any(now[name] == "succeeded" for name in asked):
+            if any(task.runs[n].status == "succeeded" for n in asked if n in task.runs):
+                return  # it came in between
+            raise TaskNotFound(
+                f"task {task_id} on topic {topic!r} has succeeded, and its result has expired"
+            )
+        causes = {name: await self._cause(task, name) for name in sorted(asked)}
         texts = "; ".join(f"{name}: {cause}" for name, cause in causes.items())
         raise TaskFailed(
             f"task {task_id} on topic {topic!r} failed for good: {texts}", causes=causes
         )
+
+    async def _cause(self, task: Task, agent: str) -> str:
+        run = task.runs.get(agent)
+        if run is not None and run.cause is not None:
+            return f"{run.cause.type}: {run.cause.message}"
+        for letter in await self._transport.dead_letters(task.topic, agent, limit=1_000):
+            if letter.id == task.id:
+                return _cause_in(letter.reason)
+        return "its group was removed"
 
     async def _why_waiting(self, topic: str) -> str:
         groups = await self._transport.groups(topic)
@@ -128,14 +156,20 @@ class Tasks:
         return ""
 
 
-def _cause(run: RunRecord) -> str:
-    return f"{run.cause.type}: {run.cause.message}" if run.cause else "unknown"
+def _cause_in(reason: bytes) -> str:
+    try:
+        cause = msgspec.json.decode(reason, type=Cause)
+    except msgspec.MsgspecError:  # made by something else than a worker
+        return reason.decode("utf-8", "replace")
+    return f"{cause.type}: {cause.message}"
 
 
 def states(places: Sequence[Place], runs: dict[str, RunRecord]) -> dict[str, TaskStatus]:
     """Where each agent stands: the transport knows what is open, the records what came of it."""
     found: dict[str, TaskStatus] = {name: run.status for name, run in runs.items()}
     for place in places:
+        if place.group is None and runs:
+            continue  # its groups are gone; one that comes later may get it again
         name = place.group or ""
         match place.state:
             case "pending" | "running" | "dead":
@@ -144,6 +178,10 @@ def states(places: Sequence[Place], runs: dict[str, RunRecord]) -> dict[str, Tas
                 found[name] = "failed"
             case "settled":
                 found.setdefault(name, "succeeded")  # its record has expired
+    placed = {place.group for place in places}
+    for name, status in found.items():
+        if status == "failed" and name not in placed:
+            found[name] = "cancelled"  # its group is gone, and with it the retry
     return found
 
 
@@ -162,7 +200,9 @@ def overall(found: dict[str, TaskStatus]) -> TaskStatus:
         return "pending"
     if "pending" in present:
         return "running"
-    return "dead" if "dead" in present else "succeeded"
+    if "dead" in present:
+        return "dead"
+    return "cancelled" if present == {"cancelled"} else "succeeded"
 
 
 class TaskHandle:
@@ -197,7 +237,7 @@ class TaskHandle:
 
     async def results(self) -> dict[str, RunRecord]:
         """The records so far, by agent."""
-        return (await self._tasks.get(self.id)).runs
+        return (await self._tasks.get(self.id, self.topic)).runs
 
     async def status(self) -> TaskStatus:
         """Where the task stands.
@@ -205,4 +245,4 @@ class TaskHandle:
         Raises:
             TaskNotFound: It is settled, and its record has expired.
         """
-        return (await self._tasks.get(self.id)).status
+        return (await self._tasks.get(self.id, self.topic)).status

@@ -22,7 +22,8 @@ from omnidaemon.cli.output import (
     print_table,
     span,
 )
-from omnidaemon.errors import ResultTimeout
+from omnidaemon.envelope import check_name
+from omnidaemon.errors import PayloadError, ResultTimeout
 from omnidaemon.records import RunRecord, iso
 from omnidaemon.tasks import Task, states
 
@@ -180,6 +181,10 @@ def result(task_id: str | None, option_id: str | None, as_json: bool) -> None:
     async def command(app: App) -> Task:
         return await app.tasks.get(task_id or option_id or "")
 
+    try:
+        check_name(task_id or option_id, "event id")
+    except PayloadError as error:
+        raise click.UsageError(str(error)) from error
     found = backend.run(command)
     if as_json:
         emit_json(_task_json(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import sys
@@ -15,6 +16,7 @@ from omnidaemon.app import App
 from omnidaemon.cli.options import Seconds
 from omnidaemon.errors import ConfigurationError, ImportStringError
 from omnidaemon.imports import import_string
+from omnidaemon.outcomes import shown
 from omnidaemon.settings import LOG_LEVELS, load_settings
 from omnidaemon.worker.process import Lifeline, run_worker
 from omnidaemon.worker.supervisor import Supervisor
@@ -107,6 +109,8 @@ def load_app(target: str) -> App:
     """
     try:
         found = import_string(target)
+        if inspect.iscoroutinefunction(found):
+            raise ImportStringError(f"{target!r} is async: name an App, or a plain function")
         if not isinstance(found, App) and callable(found):
             found = found()
     except ImportStringError:
@@ -115,7 +119,7 @@ def load_app(target: str) -> App:
         raise ImportStringError(f"{target!r} cannot be loaded{_where(error)}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever a user's module may raise
         raise ImportStringError(
-            f"{target!r} cannot be loaded{_where(error)}: {type(error).__name__}: {error}"
+            f"{target!r} cannot be loaded{_where(error)}: {type(error).__name__}: {shown(error)}"
         ) from error
     if not isinstance(found, App):
         raise ImportStringError(

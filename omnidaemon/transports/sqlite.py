@@ -13,7 +13,7 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Literal
 
 import anyio
@@ -37,6 +37,7 @@ from omnidaemon.transports.sqlite_topics import (
 
 _RECEIPTS = 64  # batches whose tokens a subscription remembers
 _SHORTEST_WAIT = 0.001
+_UNHEARD_SECONDS = 10.0
 _SLACK = 10  # trimming begins at a tenth above the retention
 
 
@@ -58,6 +59,7 @@ class SQLiteTransport(SQLiteInspection):
         super().__init__(url, clock)
         self.limits = limits
         self._settled: dict[str, tuple[int, int]] = {}
+        self._unheard_until = 0.0
 
     async def publish(self, *messages: Message) -> None:
         """See the contract."""
@@ -100,9 +102,14 @@ class SQLiteTransport(SQLiteInspection):
         try:
             yield SQLiteSubscription(self, consumer, backlog)
         finally:
-            # If it cannot be said, the member is counted as dead when it is not heard of.
-            with anyio.CancelScope(shield=True), suppress(OmniDaemonError):
-                await self.run(exit_, durable=False)
+            # If it cannot be said, the member is counted as dead when it is not heard of. Once one
+            # could not, the others do not wait for the same lock one after another.
+            if time.monotonic() >= self._unheard_until:
+                with anyio.CancelScope(shield=True):
+                    try:
+                        await self.run(exit_, durable=False)
+                    except OmniDaemonError:
+                        self._unheard_until = time.monotonic() + _UNHEARD_SECONDS
 
     async def renew(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """See the contract."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import signal
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,7 @@ from omnidaemon.messages import (
     RetryAfter,
     Settlement,
     Verdict,
+    Write,
 )
 from omnidaemon.outcomes import CRASH_LIMIT, Again, Cause, Dead, Done, Outcome, decide, describe
 from omnidaemon.records import RunRecord, RunStatus, metric, run_write
@@ -45,6 +47,8 @@ RECEIVE_SECONDS = 30.0
 PREFETCH_SECONDS = 0.05
 PREFETCH_MOST = 500
 PREFETCH_BYTES = 8_000_000
+PREFETCH_PATIENCE = 0.5
+UNSETTLED_BYTES = 64_000_000
 SETTLE_MOST = 500
 SETTLE_SECONDS = 5.0
 """How long a forced end still tries to settle and hand back."""
@@ -111,6 +115,9 @@ class AgentConsumer:
         self._parked: list[anyio.Event] = []
         self._outbox: list[Settlement] = []
         self._settling = 0
+        self._unsettled_bytes = 0
+        self._taken = self._seen_taken = 0
+        self._stalled_from = 0.0
         self._failing = False
         self._pace = _Pace()
         self._room = anyio.Event()
@@ -132,7 +139,7 @@ class AgentConsumer:
                     async with anyio.create_task_group() as group:
                         group.start_soon(self._receive)
                         for _ in range(self.agent.consumers):
-                            group.start_soon(self._consume)
+                            group.start_soon(self._keep_consuming)
             finally:
                 if not self._stopping:  # cancelled from outside, or broken: nobody counts the grace
                     self._settle_until = anyio.current_time() + SETTLE_SECONDS
@@ -169,13 +176,13 @@ class AgentConsumer:
     async def _receive_on(self) -> None:
         pause = 0.1
         while not self._stopping:
+            self._hand_back_if_stalled()
             credit = self._credit()
             if credit <= 0:
-                self._room = anyio.Event()
-                await self._room.wait()
+                await self._wait_for_room()
                 continue
             try:
-                deliveries = await self._subscription.receive(credit, RECEIVE_SECONDS)
+                deliveries = await self._subscription.receive(credit, self._patience())
             except OmniDaemonError as error:
                 self._shared.trouble(self._label, f"receiving: {error}")
                 await anyio.sleep(pause * (0.5 + random.random()))
@@ -184,10 +191,34 @@ class AgentConsumer:
             self._shared.trouble(self._label, None)
             pause = 0.1
             # Nothing may be awaited between receiving and this: what is leased is ours.
-            self._held.add(deliveries)
-            self._queue.extend(deliveries)
-            self._pace.saw(deliveries)
-            self._wake_one()
+            if deliveries:
+                self._held.add(deliveries)
+                self._queue.extend(deliveries)
+                self._stalled_from = anyio.current_time()
+                self._pace.saw(deliveries)
+                self._wake_one()
+
+    async def _wait_for_room(self) -> None:
+        self._room = anyio.Event()
+        with anyio.move_on_after(self._patience()):
+            await self._room.wait()
+
+    def _patience(self) -> float:
+        return PREFETCH_PATIENCE if self._queue else RECEIVE_SECONDS
+
+    def _hand_back_if_stalled(self) -> None:
+        """Hands back what was fetched ahead and does not start: some run is slower than before.
+
+        It would have started long ago, and other workers may have a slot free. Nothing more is
+        fetched ahead until runs end again.
+        """
+        now = anyio.current_time()
+        if self._taken != self._seen_taken or not self._queue:
+            self._seen_taken, self._stalled_from = self._taken, now
+        elif now - self._stalled_from >= PREFETCH_PATIENCE:
+            self._pace.stalled()
+            while self._queue:
+                self._finish(Settlement(self._queue.popleft(), _RELEASE))
 
     def _credit(self) -> int:
         """How many more deliveries may be held: free slots and the prefetch.
@@ -202,7 +233,22 @@ class AgentConsumer:
             return 0  # enough waits beyond the slots: few large batches cost less than many small
         if self._failing or len(self._outbox) + self._settling > 2 * most + SETTLE_MOST:
             return 0
+        if self._unsettled_bytes > UNSETTLED_BYTES:
+            return 0
         return most - held
+
+    async def _keep_consuming(self) -> None:
+        """Consumes until stopped, whatever a handler leaves behind in the task that ran it."""
+        while True:
+            try:
+                await self._consume()
+            except anyio.get_cancelled_exc_class():
+                # Raises again if it is we who cancel. Else a handler has cancelled its own task
+                # (asyncio's `task.cancel()`) and returned: that is no reason to lose the slot.
+                await checkpoint_if_cancelled()
+                logger.warning("agent %r left a cancellation of its task behind", self.agent.name)
+            else:
+                return
 
     async def _consume(self) -> None:
         yielded = time.perf_counter()
@@ -210,11 +256,10 @@ class AgentConsumer:
             while not self._queue:
                 if self._stopping:
                     return
-                event = anyio.Event()
-                self._parked.append(event)
-                await event.wait()
+                await self._park()
                 yielded = time.perf_counter()
             delivery = self._queue.popleft()
+            self._taken += 1
             if self._queue:
                 self._wake_one()
             self.running += 1
@@ -232,6 +277,18 @@ class AgentConsumer:
             if now - yielded > YIELD_SECONDS:
                 await checkpoint()
                 yielded = time.perf_counter()
+
+    async def _park(self) -> None:
+        event = anyio.Event()
+        self._parked.append(event)
+        try:
+            await event.wait()
+        except BaseException:
+            if event.is_set():
+                self._wake_one()  # the word was for whoever can run something
+            else:
+                self._parked.remove(event)
+            raise
 
     def _wake_one(self) -> None:
         if self._parked:
@@ -264,7 +321,7 @@ class AgentConsumer:
         except BaseException as error:
             # Raises again if it is we who cancel: an interruption is no failure, however it shows.
             await checkpoint_if_cancelled()
-            if isinstance(error, KeyboardInterrupt):
+            if isinstance(error, KeyboardInterrupt) and _ctrl_c_raises():
                 raise
             # All else is the run's outcome: sys.exit() in a handler ends no worker, nor does a
             # cancellation that comes from within it.
@@ -373,7 +430,7 @@ class AgentConsumer:
         """What cannot be decoded has no task id that could be trusted: a dead letter alone."""
         self._log(delivery, Dead(cause), cause)
         reason = self._reason(delivery, cause, time.time())
-        return Settlement(delivery, Bury(reason), changes=(self._dead,))
+        return Settlement(delivery, Bury(reason), changes=(self._dead,), notice=delivery.id)
 
     def _reason(self, delivery: Delivery, cause: Cause, now: float) -> bytes:
         return msgspec.json.encode(
@@ -405,6 +462,7 @@ class AgentConsumer:
 
     def _finish(self, settlement: Settlement) -> None:
         self._outbox.append(settlement)
+        self._unsettled_bytes += _size(settlement)
         self._finished.set()
         self._room.set()
 
@@ -420,6 +478,7 @@ class AgentConsumer:
                 self._settling = len(batch)
                 await self._settle_batch(batch)
                 self._settling = 0
+                self._unsettled_bytes -= sum(map(_size, batch))
                 self._room.set()
 
     async def _settle_batch(self, batch: list[Settlement]) -> None:
@@ -487,6 +546,17 @@ class AgentConsumer:
         return settle
 
 
+def _size(settlement: Settlement) -> int:
+    """About how many bytes it keeps in memory."""
+    changed = (c.value for c in settlement.changes if isinstance(c, Write))
+    return len(settlement.delivery.body) + sum(len(value) for value in changed if value)
+
+
+def _ctrl_c_raises() -> bool:
+    """Whether a KeyboardInterrupt can come from a terminal; else the handler itself raised it."""
+    return signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 class _Pace:
     """How fast runs end, and so how many more deliveries will start within 50 ms."""
 
@@ -507,6 +577,11 @@ class _Pace:
         """A run took this long."""
         self._ended += 1
         self._mean += 0.1 * (seconds - self._mean)
+
+    def stalled(self) -> None:
+        """What was fetched ahead did not start: until runs end again, nothing is."""
+        self._rate = 0.0
+        self._ended = 0
 
     def prefetch(self) -> int:
         """Deliveries to hold beyond the free slots; none for slow handlers."""
@@ -544,6 +619,14 @@ async def _timed(agent: Agent, run: CallNext, timeout: float, ctx: Context) -> A
         if anyio.current_time() - started > timeout:
             raise late
         return value
-    with anyio.move_on_after(timeout):
-        return await run(ctx)
-    raise late
+    scope = anyio.move_on_after(timeout)
+    try:
+        with scope:
+            value = await run(ctx)
+    except Exception as error:
+        if scope.cancel_called:  # what the handler made of being cancelled
+            raise late from error
+        raise
+    if scope.cancel_called:
+        raise late
+    return value

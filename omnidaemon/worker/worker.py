@@ -15,6 +15,7 @@ import anyio
 from omnidaemon.agents import Agent
 from omnidaemon.app import App
 from omnidaemon.errors import ConfigurationError, StoreError
+from omnidaemon.outcomes import shown
 from omnidaemon.records import BEAT_SECONDS, AgentRecord, Fleet, WorkerRecord
 from omnidaemon.worker.consumer import SETTLE_SECONDS, AgentConsumer, Shared
 from omnidaemon.worker.leases import LeaseKeeper
@@ -44,6 +45,8 @@ class Worker:
         self._consumers: list[AgentConsumer] = []
         self._open = 0
         self._beats = 0
+        self._drained = False
+        self._whole: anyio.CancelScope | None = None
         self._troubles: dict[str, str] = {}
         self.ready = anyio.Event()
         self._stopping = anyio.Event()
@@ -51,13 +54,24 @@ class Worker:
         self._ended = anyio.Event()
 
     def stop(self) -> None:
-        """Drains: receives nothing more, lets what runs finish within the grace, then ends."""
+        """Drains: receives nothing more, lets what runs finish within the grace, then ends.
+
+        Before the worker is ready there is nothing to drain: what starts is cancelled.
+        """
         self._stopping.set()
+        if not self.ready.is_set():
+            self._cancel()
 
     def abort(self) -> None:
-        """Drains without grace: what runs is cancelled and handed back."""
-        self._stopping.set()
+        """Drains without grace: what runs is cancelled and handed back, what ends slowly left."""
+        self.stop()
         self._forced.set()
+        if self._drained:
+            self._cancel()
+
+    def _cancel(self) -> None:
+        if self._whole is not None:
+            self._whole.cancel()
 
     async def run(self) -> None:
         """Works until stopped.
@@ -73,12 +87,22 @@ class Worker:
                 f"{app!r} has no agents: decorate a function with @app.agent(topic), in the module "
                 "that makes the app or one that it imports"
             )
+        with anyio.CancelScope() as self._whole:
+            if not self._stopping.is_set():
+                await self._run(app)
+
+    async def _run(self, app: App) -> None:
         async with AsyncExitStack() as stack:
             await stack.enter_async_context(app.transport)
             await stack.enter_async_context(app.store)
             state = None
             if app.lifespan is not None:
-                state = await stack.enter_async_context(app.lifespan(app))
+                try:
+                    state = await stack.enter_async_context(app.lifespan(app))
+                except Exception as error:  # whatever a user's code raises
+                    raise ConfigurationError(
+                        f"the lifespan of {app!r} failed: {type(error).__name__}: {shown(error)}"
+                    ) from error
             fleet = Fleet(app.store)
             await fleet.register(self._agent_records())
             keeper = LeaseKeeper(
@@ -94,6 +118,9 @@ class Worker:
                 group.start_soon(keeper.run)
                 await self._work()
                 group.cancel_scope.cancel()
+            self._drained = True
+            if self._forced.is_set():
+                self._cancel()
             try:
                 await fleet.leave(self.id)
             except StoreError as error:

@@ -171,6 +171,14 @@ class TransportMachine(RuleBasedStateMachine):
             return run.since + LEASE < self.now
         return run.state == "waiting" and run.since <= self.now
 
+    @precondition(lambda self: self.consumers)
+    @rule(data=st.data(), limit=st.integers(1, 5), action=st.sampled_from(sorted(ACTIONS)))
+    def work(self, data: st.DataObject, limit: int, action: str) -> None:
+        """Receives and settles at once: `settle` alone mostly meets what was settled before."""
+        consumer = data.draw(st.sampled_from(self.consumers))
+        got = self._receive(consumer, limit)
+        self._settle(consumer, got, [action] * len(got))
+
     @precondition(lambda self: self.handed)
     @rule(data=st.data(), number=st.integers(1, 4))
     def settle(self, data: st.DataObject, number: int) -> None:
@@ -295,8 +303,8 @@ class SQLiteMachine(TransportMachine):
 
 
 class TestMemory(MemoryMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = settings(max_examples=100, stateful_step_count=40)
+    settings = settings(max_examples=300, stateful_step_count=40)
 
 
 class TestSQLite(SQLiteMachine.TestCase):  # type: ignore[misc, name-defined]
-    settings = settings(max_examples=40, stateful_step_count=40)
+    settings = settings(max_examples=100, stateful_step_count=40)

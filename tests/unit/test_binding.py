@@ -70,10 +70,16 @@ async def test_pydantic_models_are_converted_and_validated(wire):
 
     handler.__annotations__["order"] = Model
     assert await run(handler, CONTENT, wire) == Model(**CONTENT)
-    handler.__annotations__["order"] = list[Model]
-    assert await run(handler, [CONTENT], wire) == [Model(**CONTENT)]
+    model = Model(**CONTENT)
+    for kind, content, expected in [
+        (list[Model], [CONTENT], [model]),
+        (list[Model] | None, [CONTENT], [model]),
+        (dict[str, list[Model]], {"k": [CONTENT]}, {"k": [model]}),
+    ]:
+        handler.__annotations__["order"] = kind
+        assert await run(handler, content, wire) == expected
     with pytest.raises(Reject, match="does not fit"):
-        await run(handler, [{"id": 1}], wire)
+        await run(handler, {"k": [{"id": 1}]}, wire)
 
 
 @pytest.mark.parametrize("wire", ["json", "msgpack"])

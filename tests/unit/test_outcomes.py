@@ -87,3 +87,20 @@ def test_a_cause_has_type_text_and_traceback_and_is_cut():
 def test_a_backoff_without_sense_is_refused(bad):
     with pytest.raises(InvalidSettings):
         Backoff(**bad)
+
+
+def test_what_counts_in_an_exception_group_is_what_is_within():
+    policy = RetryPolicy(give_up_on=(KeyError,), retry_on=(ValueError, OSError))
+
+    def group(*errors):
+        return ExceptionGroup("unhandled errors in a TaskGroup", errors)
+
+    rejected = decide(policy, 1, group(ValueError("a"), group(Reject("no"))), 0)
+    assert isinstance(rejected, Dead)
+    assert rejected.cause.message == "no"
+    assert decide(policy, 1, group(Retry(delay=7), Retry(delay=9)), 0).delay == 9
+    assert isinstance(decide(policy, 1, group(KeyError("a"), KeyError("b")), 0), Dead)
+    assert isinstance(decide(policy, 1, group(TypeError("a")), 0), Dead)
+    again = decide(policy, 1, group(ValueError("first"), TypeError("second")), 0)
+    assert isinstance(again, Again)
+    assert "ValueError: first; TypeError: second" in again.cause.message

@@ -2,15 +2,24 @@
 
 import logging
 import time
+from contextlib import asynccontextmanager
 
 import anyio
+import msgspec
 import pytest
+from anyio.lowlevel import checkpoint
 from trio.testing import MockClock
 
-from omnidaemon import App, Backoff, Context, TaskFailed
-from omnidaemon.errors import ConnectionLost, StoreError, TransportError
-from omnidaemon.messages import Message, Release, Settlement
-from omnidaemon.records import Fleet, Metrics
+from omnidaemon import App, Backoff, Context, PayloadError, Reject, TaskFailed
+from omnidaemon.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    StoreError,
+    TaskNotFound,
+    TransportError,
+)
+from omnidaemon.messages import Message, Release, Settlement, Write
+from omnidaemon.records import RESULTS, Fleet, Metrics
 from omnidaemon.settings import Settings
 from omnidaemon.stores.memory import MemoryStore
 from omnidaemon.testing import VirtualClockLoop, serve
@@ -304,7 +313,7 @@ async def test_a_lifespan_that_fails_ends_the_worker_with_its_error():
 
     app = App("broken", transport="memory", lifespan=lifespan)
     app.agent("work", name="work")(print)
-    with pytest.raises(ValueError, match="no database"):
+    with pytest.raises(ConfigurationError, match=r"lifespan.*ValueError: no database"):
         await Worker(app).run()
 
 
@@ -326,3 +335,270 @@ async def test_dead_letters_near_their_bound_are_warned_of(caplog):
             await anyio.sleep(120)
         worker.stop()
     assert any("9 of at most 10 dead letters" in message for message in caplog.messages)
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+async def test_an_exception_that_cannot_be_shown_is_a_failure_like_any_other():
+    app = App("mute", transport=board("mute"), settings=Settings())
+
+    @app.agent("mute", retries=0)
+    async def mute(content):
+        raise Mute
+
+    @app.agent("fine")
+    async def fine(content):
+        return "fine"
+
+    async with serve(app, url=board("mute")):
+        with pytest.raises(TaskFailed, match=r"Mute: .its text cannot be shown: RuntimeError"):
+            await app.request("mute", 1, timeout=5)
+        assert await app.request("fine", 1, timeout=5) == "fine"
+
+
+async def test_a_handler_that_cancels_its_own_task_does_not_take_the_slot_along(
+    anyio_backend_name,
+):
+    if anyio_backend_name == "trio":
+        pytest.skip("tasks of trio cannot be cancelled from within like that")
+    import asyncio
+
+    app = App("self", transport=board("self"), settings=Settings())
+
+    @app.agent("work")
+    async def work(content):
+        asyncio.current_task().cancel()
+        return content
+
+    async with serve(app, url=board("self")):
+        for n in range(5):
+            assert await app.request("work", n, timeout=60) == n
+
+
+async def test_a_keyboard_interrupt_that_a_handler_raises_is_its_failure(monkeypatch):
+    import signal
+
+    # As in a worker process, whose signals never raise.
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
+    app = App("interrupt", transport=board("interrupt"), settings=Settings())
+
+    @app.agent("work", retries=0)
+    async def work(content):
+        raise KeyboardInterrupt
+
+    async with serve(app, url=board("interrupt")):
+        with pytest.raises(TaskFailed, match="KeyboardInterrupt"):
+            await app.request("work", 1, timeout=5)
+
+
+async def test_what_was_fetched_ahead_of_a_slow_run_goes_to_a_worker_with_a_free_slot():
+    url = board("hostage")
+    app = App("hostage", transport=url, settings=Settings())
+    gate = anyio.Event()
+
+    @app.agent("work")
+    async def work(content):
+        if content == "slow":
+            await gate.wait()
+        return content
+
+    async with anyio.create_task_group() as group:
+        first = await working(app, group)
+        await app.send_many([("work", "fast")] * 300)
+        await (await app.send("work", "fast")).result(timeout=60)
+        await app.send("work", "slow")
+        held = await app.send_many([("work", "fast")] * 50)
+        other = App("hostage", transport=url, settings=Settings())
+        other.agent("work", name="work")(work)
+        second = await working(other, group)
+        for task in held:
+            assert await task.result(timeout=60) == "fast"
+        gate.set()
+        first.stop()
+        second.stop()
+
+
+async def test_sync_generator_dependencies_on_a_small_pool_do_not_wait_for_each_other_for_ever():
+    import threading
+    from typing import Annotated
+
+    from omnidaemon import Depends
+
+    app = App("pool", transport=board("pool"), settings=Settings())
+    pool = threading.Semaphore(2)
+
+    def connection():
+        pool.acquire()
+        try:
+            yield "connection"
+        finally:
+            pool.release()
+
+    async def work(content, db) -> str:
+        await checkpoint()
+        return db
+
+    work.__annotations__["db"] = Annotated[str, Depends(connection)]
+    app.agent("work", consumers=60)(work)
+    async with serve(app, url=board("pool")):
+        tasks = await app.send_many([("work", n) for n in range(60)])
+        for task in tasks:
+            assert await task.result() == "connection"
+
+
+async def test_a_timeout_that_the_handler_catches_is_a_timeout_still():
+    app = App("catch", transport=board("catch"), settings=Settings())
+
+    @app.agent("swallow", timeout=5, retries=0)
+    async def swallow(content):
+        try:
+            await anyio.sleep(1000)
+        except BaseException:
+            return "as if nothing had happened"
+
+    @app.agent("mask", timeout=5, retries=0)
+    async def mask(content):
+        try:
+            await anyio.sleep(1000)
+        except BaseException as error:
+            raise ValueError("masked") from error
+
+    async with serve(app, url=board("catch")):
+        for topic in ("swallow", "mask"):
+            with pytest.raises(TaskFailed, match="TimeoutError"):
+                await app.request(topic, 1, timeout=100)
+
+
+async def test_a_result_is_waited_for_only_while_it_can_come():
+    url = board("over")
+    app = App("over", transport=url, settings=Settings(result_ttl=60))
+
+    @app.agent("work", retries=1, backoff=Backoff(initial=1000, maximum=1000))
+    async def work(content, ctx: Context):
+        if content == "reject":
+            raise Reject("no")
+        if content == "retry":
+            raise ValueError("later")
+        return content
+
+    async with serve(app, url=url):
+        await app.transport.publish(Message("work", "garbage", b"not an envelope"))
+        with pytest.raises(TaskFailed, match="DecodeError"):
+            await app.tasks.result("garbage", "work", timeout=100)
+        dead = await app.send("work", "reject")
+        with pytest.raises(TaskFailed):
+            await dead.result(timeout=100)
+        done = await app.send("work", "done")
+        assert await done.result(timeout=100) == "done"
+        retried = await app.send("work", "retry")
+        while await retried.status() != "failed":
+            await anyio.sleep(0.1)
+        await anyio.sleep(61)  # the records have expired
+        with pytest.raises(TaskFailed, match="Reject: no"):
+            await dead.result()
+        with pytest.raises(TaskNotFound, match="expired"):
+            await done.result()
+        with pytest.raises(TaskNotFound, match="no task"):
+            await app.tasks.result("unknown", "work")
+    async with serve(app, url=url):
+        retried = await app.send("work", "retry")
+        while await retried.status() != "failed":
+            await anyio.sleep(0.1)
+        await app.transport.remove_group("work", "work")
+        assert await retried.status() == "cancelled"
+        with pytest.raises(TaskFailed):
+            await retried.result()
+
+
+async def test_one_id_on_two_topics_is_two_tasks():
+    app = App("twice", transport=board("twice"), settings=Settings())
+
+    @app.agent("u", name="h")
+    async def u(content):
+        return "u"
+
+    @app.agent("v", name="h")
+    async def v(content):
+        return "v"
+
+    async with serve(app, url=board("twice")):
+        one = await app.send("u", 1, id="same")
+        two = await app.send("v", 1, id="same")
+        assert await one.result(timeout=5) == "u"
+        assert await two.result(timeout=5) == "v"
+        assert await one.result(timeout=5) == "u"
+
+
+async def test_bytes_given_as_json_are_read_before_they_are_believed():
+    app = App("raw", transport=board("raw"), settings=Settings())
+
+    @app.agent("work", retries=0)
+    async def work(content):
+        return msgspec.Raw(b"garbage") if content == "bad" else msgspec.Raw(b'{"a":1}')
+
+    async with serve(app, url=board("raw")):
+        with pytest.raises(PayloadError):
+            await app.send("work", msgspec.Raw(b"not json"))
+        assert await app.request("work", msgspec.Raw(b'"good"'), timeout=5) == {"a": 1}
+        with pytest.raises(TaskFailed, match="PayloadError"):
+            await app.request("work", "bad", timeout=5)
+
+
+async def test_a_record_that_cannot_be_read_hides_no_other():
+    app = App("odd", transport=board("odd"), settings=Settings())
+
+    @app.agent("work")
+    async def work(content):
+        return content
+
+    async with serve(app, url=board("odd")):
+        assert await app.request("work", 1, timeout=5) == 1
+        await app.store.write(Write(RESULTS, "odd/work/work", b"garbage", "work", 60))
+        runs = await app.tasks.newest("work")
+        assert [run.status for run in runs] == ["dead", "succeeded"]
+        assert "not readable" in runs[0].cause.message
+
+
+async def test_a_stop_before_the_worker_is_ready_ends_it():
+    @asynccontextmanager
+    async def lifespan(app):
+        await anyio.sleep(1e9)
+        yield
+
+    app = App("boot", transport=board("boot"), lifespan=lifespan, settings=Settings())
+    app.agent("work", name="work")(print)
+    worker = Worker(app)
+    async with anyio.create_task_group() as group:
+        group.start_soon(worker.run)
+        await anyio.sleep(10)
+        worker.stop()
+    assert not worker.ready.is_set()
+
+
+async def test_a_forced_end_does_not_wait_for_a_lifespan_that_hangs():
+    @asynccontextmanager
+    async def lifespan(app):
+        yield
+        await anyio.sleep(1e9)
+
+    app = App("slow-end", transport=board("slow-end"), lifespan=lifespan, settings=Settings())
+    app.agent("work", name="work")(print)
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        worker.stop()
+        await anyio.sleep(10)
+        began = anyio.current_time()
+        worker.abort()
+    assert anyio.current_time() - began < 100
+
+
+async def test_pairs_and_headers_of_the_wrong_shape_are_refused():
+    app = App("shape", transport=board("shape"), settings=Settings())
+    for events in (["ab"], [("work",)], [{"topic": "work"}], [3]):
+        with pytest.raises(PayloadError, match="neither"):
+            await app.send_many(events)
+    with pytest.raises(PayloadError, match="headers"):
+        await app.send("work", 1, headers=[("a", "b")])
