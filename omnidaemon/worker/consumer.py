@@ -547,9 +547,10 @@ class AgentConsumer:
 
 
 def _size(settlement: Settlement) -> int:
-    """About how many bytes it keeps in memory."""
-    changed = (c.value for c in settlement.changes if isinstance(c, Write))
-    return len(settlement.delivery.body) + sum(len(value) for value in changed if value)
+    """About how many bytes it keeps in memory: the body, and the record, which comes first."""
+    first = settlement.changes[0] if settlement.changes else None
+    kept = first.value if isinstance(first, Write) and first.value else b""
+    return len(settlement.delivery.body) + len(kept)
 
 
 def _ctrl_c_raises() -> bool:
