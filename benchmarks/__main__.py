@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import platform
+import secrets
 import sqlite3
 import statistics
 import subprocess
@@ -23,8 +24,10 @@ from rich.table import Table
 from benchmarks.measures import MEASURES, Figures
 
 # Name, measure, its arguments besides the URL, and the backends it is for.
-ALL = ("memory", "sqlite", "sqlite+fast")
-FILES = ("sqlite", "sqlite+fast")
+# "redis" takes part if BENCH_REDIS_URL names a server; each measurement has a prefix of its own.
+REDIS = ("redis",) if os.environ.get("BENCH_REDIS_URL") else ()
+ALL = ("memory", "sqlite", "sqlite+fast", *REDIS)
+FILES = ("sqlite", "sqlite+fast", *REDIS)
 PLAN: list[tuple[str, str, dict[str, Any], tuple[str, ...]]] = [
     ("enqueue, one by one", "enqueue_single", {"count": 3_000}, ALL),
     ("enqueue, 100 senders", "enqueue_concurrent", {"count": 20_000}, ALL),
@@ -73,7 +76,11 @@ def main() -> None:
 def in_own_process(name: str, backend: str, arguments: dict[str, Any], uvloop: bool) -> Figures:
     """Runs one measurement in a process of its own, on data of its own."""
     with tempfile.TemporaryDirectory() as folder:
-        url = "memory://bench" if backend == "memory" else f"{backend}://{folder}/bench.db"
+        url = f"{backend}://{folder}/bench.db"
+        if backend == "memory":
+            url = "memory://bench"
+        elif backend == "redis":
+            url = f"{os.environ['BENCH_REDIS_URL']}?prefix=bench-{secrets.token_hex(4)}"
         given = json.dumps({"url": url, **arguments})
         # Installed packages have their bytecode; without it every start would compile ours anew.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}

@@ -101,7 +101,7 @@ class Settings(Struct, frozen=True, kw_only=True):
         """What `omnidaemon.transports.connect` takes; may hold a password."""
         match self.event_bus:
             case "redis_stream":
-                return self.redis_url
+                return self._prefixed_redis_url
             case "memory":
                 return "memory:"
             case "sqlite" | "sqlite+fast":
@@ -114,7 +114,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             case None:
                 return self.transport_url
             case "redis":
-                return self.redis_url
+                return self._prefixed_redis_url
             case "memory":
                 return "memory:"
             case "json":
@@ -123,6 +123,13 @@ class Settings(Struct, frozen=True, kw_only=True):
                 # One file has one durability: that of the bus, if the bus is in it.
                 fast = self.event_bus == "sqlite+fast"
                 return f"sqlite{'+fast' if fast else ''}:{self.sqlite_file}"
+
+    @property
+    def _prefixed_redis_url(self) -> str:
+        if self.redis_key_prefix == "omni":
+            return self.redis_url  # the backends' own default
+        mark = "&" if "?" in self.redis_url else "?"
+        return f"{self.redis_url}{mark}prefix={self.redis_key_prefix}"
 
     @property
     def why(self) -> str:

@@ -19,7 +19,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def no_server() -> Callable[[str], NoReturn]:
     """For fixtures that start a server and find none: `no_server("there is no redis-server")`.
 

@@ -8,10 +8,15 @@ from typing import cast
 from omnidaemon.imports import Backend, load_backend, scheme_of
 from omnidaemon.stores.base import Store
 
+_REDIS = Backend("omnidaemon.stores.redis:RedisStore", "redis", "redis>=5.2")
+
 BACKENDS: dict[str, Backend] = {
     "memory": Backend("omnidaemon.stores.memory:MemoryStore"),
     "sqlite": Backend("omnidaemon.stores.sqlite:SQLiteStore"),
     "sqlite+fast": Backend("omnidaemon.stores.sqlite:SQLiteStore"),
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "unix": _REDIS,
 }
 
 

@@ -8,10 +8,15 @@ from typing import cast
 from omnidaemon.imports import Backend, load_backend, scheme_of
 from omnidaemon.transports.base import Limits, Transport
 
+_REDIS = Backend("omnidaemon.transports.redis:RedisTransport", "redis", "redis>=5.2")
+
 BACKENDS: dict[str, Backend] = {
     "memory": Backend("omnidaemon.transports.memory:MemoryTransport"),
     "sqlite": Backend("omnidaemon.transports.sqlite:SQLiteTransport"),
     "sqlite+fast": Backend("omnidaemon.transports.sqlite:SQLiteTransport"),
+    "redis": _REDIS,
+    "rediss": _REDIS,
+    "unix": _REDIS,
 }
 
 

@@ -6,10 +6,11 @@ embedded backends read a clock that jumps, and a server really sleeps, with shor
 
 from __future__ import annotations
 
+import secrets
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import anyio
 import pytest
@@ -27,6 +28,7 @@ from omnidaemon.messages import (
 )
 from omnidaemon.stores.base import Store
 from omnidaemon.transports.base import Limits, Subscription, Transport
+from tests.redis.servers import RedisServer, binaries
 
 
 class Setting(NamedTuple):
@@ -45,6 +47,8 @@ SETTINGS = [
     Setting("sqlite", "asyncio"),
     Setting("sqlite", "trio"),
     Setting("sqlite+fast", "asyncio"),
+    Setting("redis-7.0", "asyncio"),
+    Setting("redis-6.2", "asyncio"),
 ]
 
 
@@ -142,6 +146,32 @@ class Backend:
         return info
 
 
+class RedisBackend(Backend):
+    """A server, whose time really passes: leases are short, and nothing can be skipped."""
+
+    lease = 0.5
+
+    def transport(self, **limits: Any) -> Transport:
+        """See above."""
+        made = transports.connect(self._url, limits=Limits(**limits))
+        self._made.append(made)
+        return made
+
+    def store(self) -> Store:
+        """See above."""
+        made = stores.connect(self._url)
+        self._made.append(made)
+        return made
+
+    async def elapse(self, seconds: float) -> None:
+        """See above."""
+        await anyio.sleep(seconds)
+
+    def only_if_time_can_be_skipped(self) -> None:
+        """See above."""
+        pytest.skip("days would have to pass")
+
+
 def ids(found: Iterable[Any]) -> list[str]:
     """The events' ids, in order."""
     return [one.id for one in found]
@@ -160,9 +190,39 @@ def anyio_backend(setting: Setting) -> str:
     return setting.loop
 
 
+@pytest.fixture(scope="session")
+def redis_servers(
+    tmp_path_factory: pytest.TempPathFactory, no_server: Callable[[str], NoReturn]
+) -> Iterator[Callable[[str], RedisServer]]:
+    """Starts the server of a version when it is first asked for."""
+    started: dict[str, RedisServer] = {}
+
+    def server(version: str) -> RedisServer:
+        if version not in binaries():
+            no_server(f"there is no redis-server {version}")
+        if version not in started:
+            folder = tmp_path_factory.mktemp(f"redis-{version}")
+            started[version] = RedisServer(binaries()[version], folder)
+            started[version].start()
+        return started[version]
+
+    yield server
+    for one in started.values():
+        one.stop()
+
+
 @pytest.fixture
-def backend(setting: Setting, tmp_path: Path) -> Iterator[Backend]:
+def backend(
+    setting: Setting, tmp_path: Path, redis_servers: Callable[[str], RedisServer]
+) -> Iterator[Backend]:
     """The setting's backend, closed afterwards from another event loop than the test's."""
+    made: Backend
+    if setting.kind.startswith("redis-"):
+        server = redis_servers(setting.kind.removeprefix("redis-"))
+        made = RedisBackend(f"{server.url}?prefix=t{secrets.token_hex(4)}")
+        yield made
+        anyio.run(made.close, backend=setting.loop)
+        return
     path = f"//{tmp_path}" if setting.kind == "memory" else str(tmp_path / "laws.db")
     made = Backend(f"{setting.kind}:{path}")
     yield made

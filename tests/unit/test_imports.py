@@ -108,7 +108,7 @@ def test_a_backend_is_loaded_from_the_table() -> None:
 
 
 def test_an_unknown_backend_names_the_known_ones() -> None:
-    with pytest.raises(UnknownBackend, match="'kafka'; known are: memory, sqlite, "):
+    with pytest.raises(UnknownBackend, match="'kafka'; known are: memory, redis, "):
         transports.connect("kafka://user:secret@host")
     with pytest.raises(UnknownBackend, match="memory") as caught:
         stores.connect("kafka://user:secret@host")
@@ -127,7 +127,7 @@ def test_another_package_adds_a_backend_by_an_entry_point(monkeypatch: pytest.Mo
     assert asked == []  # only for what the table lacks
     assert load_backend("transports", transports.BACKENDS, "post") is MemoryTransport
     assert asked == ["omnidaemon.transports"]
-    with pytest.raises(UnknownBackend, match="memory, post, sqlite"):
+    with pytest.raises(UnknownBackend, match="memory, post, redis"):
         load_backend("transports", transports.BACKENDS, "kafka")
 
 

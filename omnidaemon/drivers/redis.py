@@ -1,0 +1,227 @@
+"""A connection to Redis that many tasks share: commands of one turn of the loop leave together.
+
+redis-py connects (addresses, TLS, passwords) and parses; it repeats nothing, because a repeated
+command that was applied is applied twice. Nothing here blocks in Redis, so that one connection per
+event loop serves any number of subscriptions, and a cancelled wait leaves a connection in order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from redis.asyncio.connection import AbstractConnection, Connection, parse_url
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+
+from omnidaemon.drivers.redis_scripts import Script
+from omnidaemon.errors import ConfigurationError
+
+CONNECT_SECONDS = 5.0
+SILENT_SECONDS = 10.0
+"""A command that is not answered for so long is on a dead connection."""
+
+
+class LinkLostError(Exception):
+    """The server cannot be reached.
+
+    Attributes:
+        sent: True if the command may have been executed.
+    """
+
+    def __init__(self, message: str, *, sent: bool) -> None:
+        super().__init__(message)
+        self.sent = sent
+
+
+class Address:
+    """What a URL says.
+
+    Attributes:
+        name: The server and database, without passwords.
+        prefix: What all keys start with: the URL's `prefix=`, "omni" by default.
+    """
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        query = dict(parse_qsl(parts.query))
+        self.prefix = query.pop("prefix", "omni")
+        try:
+            options: dict[str, Any] = dict(
+                parse_url(urlunsplit(parts._replace(query=urlencode(query))))
+            )
+        except ValueError as error:
+            # The URL is not repeated: it may hold a password.
+            raise ConfigurationError(f"this is no usable Redis URL: {error}") from None
+        self._kind: Callable[..., AbstractConnection] = options.pop("connection_class", Connection)
+        self._options = options
+        where = options.get("path") or (
+            f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
+        )
+        self.name = f"redis:{where}/{options.get('db', 0)}/{self.prefix}"
+
+    def connection(self) -> Any:
+        """A connection, not connected yet; redis-py has no types for all that one does."""
+        return self._kind(
+            **self._options,
+            protocol=2,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=None,  # SILENT_SECONDS holds instead; it would also end quiet reads
+            socket_connect_timeout=CONNECT_SECONDS,
+        )
+
+
+class Call:
+    """A command on its way."""
+
+    __slots__ = ("future", "sent_at")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.future = future
+        self.sent_at = time.monotonic()
+
+
+class Lane:
+    """One connection; made connected by `open_lane`, of no use any more once `lost`."""
+
+    def __init__(self, address: Address, connection: Any) -> None:
+        self.lost = False
+        self._address = address
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._outgoing: list[bytes] = []
+        self._waiting: deque[Call] = deque()
+        self._something = asyncio.Event()
+        self._tasks = [
+            asyncio.create_task(self._guard(work()), name="omnidaemon-redis")
+            for work in (self._write, self._read, self._listen_for_silence)
+        ]
+
+    def send(self, *command: Any) -> asyncio.Future[Any]:
+        """Sends a command; the future holds the reply, and may be abandoned."""
+        future = self._loop.create_future()
+        if self.lost:
+            future.set_exception(LinkLostError(f"{self._address.name} is gone", sent=False))
+            return future
+        self._outgoing += self._connection.pack_command(*command)
+        self._waiting.append(Call(future))
+        self._something.set()
+        return future
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        reason = "the connection was closed"
+        try:
+            await work
+        except (OSError, RedisError) as error:
+            reason = str(error) or type(error).__name__
+        finally:
+            if not self.lost:
+                self._end(reason)
+                await self._connection.disconnect(nowait=True)
+
+    def _end(self, reason: str) -> None:
+        self.lost = True
+        for task in self._tasks:
+            if task is not asyncio.current_task():
+                task.cancel()
+        for call in self._waiting:
+            if not call.future.done():
+                call.future.set_exception(
+                    LinkLostError(f"{self._address.name}: {reason}", sent=True)
+                )
+                # Nobody may be waiting any more, and an unseen exception would be a warning.
+                call.future.exception()
+        self._waiting.clear()
+
+    async def _write(self) -> None:
+        while True:
+            await self._something.wait()
+            self._something.clear()
+            outgoing, self._outgoing = self._outgoing, []
+            await self._connection.send_packed_command(outgoing, check_health=False)
+
+    async def _read(self) -> None:
+        read, waiting = self._connection.read_response, self._waiting
+        while True:
+            try:
+                reply = await read(disable_decoding=True, timeout=math.inf)
+            except ResponseError as error:
+                reply = error
+            future = waiting.popleft().future
+            if future.done():
+                continue  # who waited was cancelled
+            if isinstance(reply, ResponseError):
+                future.set_exception(reply)
+                future.exception()
+            else:
+                future.set_result(reply)
+
+    async def _listen_for_silence(self) -> None:
+        while True:
+            await asyncio.sleep(SILENT_SECONDS / 4)
+            if self._waiting and time.monotonic() - self._waiting[0].sent_at > SILENT_SECONDS:
+                raise TimeoutError(f"no answer for {SILENT_SECONDS:.0f} s")
+
+
+async def open_lane(address: Address) -> Lane:
+    """Connects; raises LinkLostError, or ConfigurationError where no retry can help."""
+    connection = address.connection()
+    try:
+        await connection.connect()
+    except AuthenticationError as error:
+        raise ConfigurationError(f"{address.name} refuses the user or password: {error}") from error
+    except (RedisError, OSError) as error:
+        raise LinkLostError(f"{address.name} cannot be reached: {error}", sent=False) from error
+    return Lane(address, connection)
+
+
+class Link:
+    """One event loop's way to the server: connects when needed, and again after a loss."""
+
+    def __init__(self, address: Address) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._address = address
+        self._lane: Lane | None = None
+        self._opening = asyncio.Lock()
+
+    async def lane(self) -> Lane:
+        """The connection."""
+        lane = self._lane
+        if lane is not None and not lane.lost:
+            return lane
+        async with self._opening:
+            lane = self._lane
+            if lane is None or lane.lost:
+                lane = self._lane = await open_lane(self._address)
+            return lane
+
+    async def call(self, *command: Any) -> Any:
+        """Runs a command."""
+        return await (await self.lane()).send(*command)
+
+    async def run(self, script: Script, keys: list[str], *arguments: bytes) -> Any:
+        """Runs a script."""
+        lane = await self.lane()
+        try:
+            return await lane.send("EVALSHA", script.digest, len(keys), *keys, *arguments)
+        except NoScriptError:
+            pass  # the server was restarted, or somebody has flushed its scripts
+        return await lane.send("EVAL", script.text, len(keys), *keys, *arguments)
+
+    async def close(self) -> None:
+        """Lets go of the connection."""
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            await lane.close()

@@ -1,0 +1,62 @@
+"""Changes of records and counters as the scripts take them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from math import ceil
+from typing import Any
+
+from omnidaemon.messages import Count, Write
+
+_RUN_MOST = 1_000  # Lua's stack takes some thousand arguments of a command
+
+
+class Blobs(list[bytes]):
+    """Bytes that go beside a script's map."""
+
+    def place(self, value: bytes, what: str) -> int:
+        """Adds bytes and returns where the script finds them."""
+        if not isinstance(value, bytes):
+            raise TypeError(f"{what} is {type(value).__name__}, and bytes are stored")
+        self.append(value)
+        return len(self) + 1  # the map is the first
+
+
+def milliseconds(seconds: float | None) -> int:
+    """Never less than asked for; -1 for None."""
+    return -1 if seconds is None else ceil(seconds * 1000)
+
+
+def packed_changes(changes: Iterable[Write | Count], blobs: Blobs) -> dict[str, list[Any]]:
+    """Counters summed up; of several writes to one record the last, alike ones together."""
+    writes: dict[tuple[str, str], Write] = {}
+    sums: dict[tuple[str, str, str], float] = {}
+    for change in changes:
+        if isinstance(change, Count):
+            counter = (change.collection, change.key, change.field)
+            sums[counter] = sums.get(counter, 0.0) + change.amount
+        else:
+            record = (change.collection, change.key)
+            writes.pop(record, None)  # the order is that of the last writes: newest last
+            writes[record] = change
+    runs: list[list[Any]] = []
+    gone: dict[str, list[str]] = {}
+    alike: tuple[Any, ...] | None = None
+    header = b""
+    for (collection, key), write in writes.items():
+        if write.value is None:
+            gone.setdefault(collection, []).append(key)
+            continue
+        its_alike = (collection, write.label, write.ttl)
+        if its_alike != alike or runs[-1][4] == _RUN_MOST:
+            alike = its_alike
+            # A mark, so that no label and an empty one differ.
+            label = "" if write.label is None else f"={write.label}"
+            header = b"%d:%s" % (len(label.encode()), label.encode())
+            runs.append([collection, label, milliseconds(write.ttl), len(blobs) + 2, 0])
+        blobs.append(key.encode())
+        # What is no bytes raises TypeError here, before anything is sent.
+        blobs.append(header + write.value)
+        runs[-1][4] += 1
+    counts = [(*counter, amount) for counter, amount in sums.items()]
+    return {"runs": runs, "gone": list(gone.items()), "counts": counts}

@@ -1,0 +1,160 @@
+"""What a transport and a store on Redis have in common: links per event loop, errors translated."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import msgspec
+from redis.exceptions import RedisError
+
+from omnidaemon.drivers.redis import Address, Link, LinkLostError
+from omnidaemon.drivers.redis_ears import Ears
+from omnidaemon.drivers.redis_keys import Keys
+from omnidaemon.drivers.redis_scripts import Script
+from omnidaemon.errors import OmniDaemonError
+
+pack = msgspec.msgpack.Encoder().encode
+
+_HINTS = {
+    "OOM": "it is at its maxmemory and refuses writes: raise maxmemory, or keep fewer events",
+    "READONLY": "it is a replica, or became one: connect to the primary",
+    "MASTERDOWN": "it is a replica without its primary: connect to the primary",
+    "LOADING": "it is loading its data, and is asked again",
+    "BUSY": "a script blocks it",
+    "MISCONF": "it cannot write its data to disk, and refuses writes",
+    "NOAUTH": "it wants a password",
+    "WRONGPASS": "it refuses the user or password",
+    "NOPERM": "the user may not do that",
+}
+
+_CLASSES = {
+    "OutOfMemoryError": "OOM",
+    "ReadOnlyError": "READONLY",
+    "MasterDownError": "MASTERDOWN",
+    "BusyLoadingError": "LOADING",
+    "NoPermissionError": "NOPERM",
+    "AuthenticationError": "NOAUTH",
+}
+
+
+def explain(error: RedisError) -> str:
+    """What an error of the server means."""
+    text = str(error)
+    # redis-py has classes for some codes, and takes those off the text.
+    code = _CLASSES.get(type(error).__name__, text.split(" ", 1)[0])
+    if code in _HINTS:
+        return f"Redis says {code}: {_HINTS[code]} ({text})"
+    return f"Redis says: {text}"
+
+
+class Loop:
+    """What one event loop has: its link, its ears, and what else is kept per loop."""
+
+    def __init__(self, address: Address) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.process = os.getpid()
+        self.link = Link(address)
+        self.ears = Ears(address)
+        self.rest: dict[str, Any] = {}
+
+    async def close(self) -> None:
+        """Lets go of the connections."""
+        await self.ears.close()
+        await self.link.close()
+
+
+class Client:
+    """Opens, closes and asks the server that its URL names.
+
+    Attributes:
+        backend: Where the data is, without passwords.
+        keys: The names of keys.
+    """
+
+    failure: ClassVar[type[OmniDaemonError]]
+
+    def __init__(self, url: str) -> None:
+        self._address = Address(url)
+        self.backend = self._address.name
+        self.keys = Keys(self._address.prefix)
+        self._loops: dict[int, Loop] = {}
+
+    async def open(self) -> None:
+        """See the contract."""
+        await self.check()
+
+    async def check(self) -> None:
+        """See the contract."""
+        await self.call("PING")
+
+    async def close(self) -> None:
+        """See the contract."""
+        here = asyncio.get_running_loop()
+        loops, self._loops = list(self._loops.values()), {}
+        for one in loops:
+            if one.process != os.getpid() or one.loop.is_closed():
+                continue
+            if one.loop is here:
+                await one.close()
+            elif one.loop.is_running():
+                asyncio.run_coroutine_threadsafe(one.close(), one.loop)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    @property
+    def here(self) -> Loop:
+        """What the running event loop has."""
+        loop = asyncio.get_running_loop()
+        found = self._loops.get(id(loop))
+        if found is None or found.loop is not loop or found.process != os.getpid():
+            # Another may be closed by now: its connections went with it.
+            for key, one in list(self._loops.items()):
+                if one.loop.is_closed():
+                    self._loops.pop(key, None)
+            found = self._loops[id(loop)] = Loop(self._address)
+        return found
+
+    async def call(self, *command: Any) -> Any:
+        """Runs a command."""
+        async with self.translated():
+            return await self.here.link.call(*command)
+
+    async def run(
+        self, script: Script, keys: list[str], blobs: Sequence[bytes] = (), /, **arguments: Any
+    ) -> Any:
+        """Runs a script."""
+        async with self.translated():
+            return await self.here.link.run(script, keys, pack(arguments), *blobs)
+
+    @asynccontextmanager
+    async def translated(self) -> AsyncIterator[None]:
+        """Raises the driver's errors as ours."""
+        try:
+            yield
+        except LinkLostError as error:
+            raise self._lost(error) from error
+        except RedisError as error:
+            raise self.failure(explain(error)) from error
+
+    def _lost(self, error: LinkLostError) -> OmniDaemonError:
+        return self.failure(str(error))
+
+
+def text(value: Any) -> str:
+    """A name as Redis gives it back."""
+    return value.decode() if isinstance(value, bytes) else str(value)

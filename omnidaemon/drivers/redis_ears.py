@@ -1,0 +1,131 @@
+"""Wakes tasks by Redis's pub/sub: one connection per event loop, however many wait.
+
+A message may be missed while the connection is down. Everybody is woken when it is back, and who
+waits looks by itself now and then; nothing depends on a message.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+from collections import Counter
+from contextlib import suppress
+
+from redis.exceptions import RedisError, ResponseError
+
+from omnidaemon.drivers.bell import Bell
+from omnidaemon.drivers.redis import Address
+
+_PAUSE_MOST = 1.0
+
+
+class Ears:
+    """The channels that tasks of one event loop listen to."""
+
+    def __init__(self, address: Address) -> None:
+        self.bell = Bell()
+        self.up = False
+        self._address = address
+        self._channels: Counter[str] = Counter()
+        self._confirmed: dict[str, asyncio.Event] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._outgoing: list[bytes] = []
+        self._something = asyncio.Event()
+        self._connection = address.connection()
+
+    async def attend(self, channel: str) -> None:
+        """Listens to the channel; what is published after this returned rings, while `up`."""
+        self._channels[channel] += 1
+        if self._channels[channel] == 1:
+            self._confirmed[channel] = asyncio.Event()
+            self._send("SUBSCRIBE", channel)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._listen(), name="omnidaemon-redis-ears")
+        try:
+            async with asyncio.timeout(2.0):  # without it, one looks by oneself
+                await self._confirmed[channel].wait()
+        except TimeoutError:
+            pass
+        except BaseException:
+            self.leave(channel)
+            raise
+
+    def leave(self, channel: str) -> None:
+        """Undoes one `attend`."""
+        self._channels[channel] -= 1
+        if not self._channels[channel]:
+            del self._channels[channel], self._confirmed[channel]
+            self._send("UNSUBSCRIBE", channel)
+
+    async def close(self) -> None:
+        """Ends the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    def _send(self, *command: str) -> None:
+        if self.up:
+            self._outgoing += self._connection.pack_command(*command)
+            self._something.set()
+
+    async def _listen(self) -> None:
+        pause = 0.05
+        while True:
+            self._connection = self._address.connection()
+            try:
+                await self._connection.connect()
+                pause = 0.05
+                self.up = True
+                if self._channels:
+                    self._send("SUBSCRIBE", *self._channels)
+                self.bell.ring_all()
+                await self._serve()
+            except (RedisError, OSError):
+                pass  # tried again
+            finally:
+                self.up = False
+                self._outgoing = []
+                for confirmed in self._confirmed.values():
+                    confirmed.clear()
+                with suppress(RedisError, OSError):
+                    await self._connection.disconnect(nowait=True)
+                self.bell.ring_all()
+            await asyncio.sleep(pause * (0.5 + random.random()))
+            pause = min(_PAUSE_MOST, pause * 2)
+
+    async def _serve(self) -> None:
+        writing = asyncio.create_task(self._write())
+        try:
+            while True:
+                try:
+                    # No deadline: a dead peer is found by the PING that the writer sends.
+                    message = await self._connection.read_response(
+                        disable_decoding=True, timeout=math.inf
+                    )
+                except ResponseError:
+                    continue
+                if not isinstance(message, list):
+                    continue
+                channel = message[1].decode() if message[1] else ""
+                if message[0] == b"message":
+                    self.bell.ring(channel)
+                elif message[0] == b"subscribe" and channel in self._confirmed:
+                    self._confirmed[channel].set()
+        finally:
+            writing.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
+
+    async def _write(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(30.0):
+                    await self._something.wait()
+            self._something.clear()
+            outgoing, self._outgoing = self._outgoing, []
+            outgoing = outgoing or self._connection.pack_command("PING")
+            try:
+                await self._connection.send_packed_command(outgoing, check_health=False)
+            except (RedisError, OSError):
+                await self._connection.disconnect(nowait=True)
+                return

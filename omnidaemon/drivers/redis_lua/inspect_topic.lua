@@ -1,0 +1,16 @@
+-- KEYS: registry, stream, meta, delayed. Returns events, bytes, delayed, and the names of groups and of
+-- those with dead letters; nothing if there is no such topic.
+local a = cmsgpack.unpack(ARGV[1])
+local registry, stream, meta, delayed = unpack(KEYS)
+if redis.call('HEXISTS', meta, 'n') == 0 then return false end
+ripen(registry, stream, meta, delayed, a.topic, clock())
+local groups, dead = {}, {}
+for _, field in ipairs(redis.call('HKEYS', meta)) do
+  local kind, name = string.match(field, '^(%l+)/(.*)$')
+  if kind == 'gen' then groups[#groups + 1] = name end
+  if kind == 'dead' then dead[#dead + 1] = name end
+end
+local _, before_first = number_at(stream, meta, '0-0')
+local pos = tonumber(redis.call('HGET', meta, 'pos'))
+local events = redis.call('XLEN', stream)
+return { events, events > 0 and pos - before_first or 0, redis.call('ZCARD', delayed), groups, dead }

@@ -1,0 +1,65 @@
+-- KEYS: registry, receipts; then stream, meta and delayed of each topic. A call is
+-- { sent before as, topic's place, its messages (as `store` takes them), the next topic's... }.
+-- Returns for each call '' if stored, or the place of the topic that is full and what it holds.
+local a = cmsgpack.unpack(ARGV[1])
+local registry, receipts, now = KEYS[1], KEYS[2], clock()
+local DAY = 86400000
+
+local stored_before = {}
+if #a.doubts > 0 then
+  for _, batch in ipairs(redis.call('LRANGE', receipts, 0, -1)) do stored_before[batch] = true end
+end
+
+-- Events that the slowest group has not settled. Groups unseen for a day do not count.
+local function unsettled(stream, meta, delayed)
+  local n = tonumber(redis.call('HGET', meta, 'n') or 0)
+  local later, most, groups = redis.call('ZCARD', delayed), 0, cursors(stream)
+  if not next(groups) then return later + n - number_at(stream, meta, topic_floor(stream, meta)) end
+  for name, cursor in pairs(groups) do
+    local seen = tonumber(redis.call('HGET', meta, 'seen/' .. name) or 0)
+    if now - seen < DAY then
+      local open = redis.call('XPENDING', stream, name)[1]
+      most = math.max(most, n - number_at(stream, meta, cursor) + open)
+    end
+  end
+  return later + most
+end
+
+local held = {}
+local function refusal(call)
+  for i = 2, #call, 2 do
+    local place, count = call[i], #call[i + 1] / 3
+    local first = 3 * place
+    held[place] = held[place] or unsettled(KEYS[first], KEYS[first + 1], KEYS[first + 2])
+    if held[place] + count > a.bound then return { place, held[place], count } end
+  end
+  for i = 2, #call, 2 do held[call[i]] = held[call[i]] + #call[i + 1] / 3 end
+end
+
+local topics, answers = {}, {}
+for c, call in ipairs(a.calls) do
+  local known = false
+  for _, batch in ipairs(call[1]) do known = known or stored_before[tostring(batch)] end
+  local full = not known and a.bound >= 0 and refusal(call)
+  if not known and not full then
+    for i = 2, #call, 2 do
+      local place, first = call[i], 3 * call[i]
+      topics[place] = topics[place] or open_topic(registry, KEYS[first], KEYS[first + 1],
+        KEYS[first + 2], a.topics[place])
+      store(topics[place], call[i + 1], now)
+    end
+  end
+  answers[c] = full or ''
+end
+for place, topic in pairs(topics) do
+  close_topic(topic)
+  wake(topic.meta, a.channels[place])
+end
+redis.call('LPUSH', receipts, a.batch)
+redis.call('LTRIM', receipts, 0, 63)
+redis.call('EXPIRE', receipts, 600)
+local confirmed = {}
+for _, batch in ipairs(a.doubts) do
+  if stored_before[tostring(batch)] then confirmed[#confirmed + 1] = batch end
+end
+return { answers, confirmed }

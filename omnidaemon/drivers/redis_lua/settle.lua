@@ -1,0 +1,79 @@
+-- KEYS: registry, stream, meta, due, retry, state, dead letters, receipts; then stream, meta and
+-- delayed of each topic published to. Applies a batch of settlements if all of its deliveries are
+-- still the consumer's, and then returns 'a'. Else it does nothing and returns a letter each: held,
+-- repeated (applied before) or lost; the caller asks again with those held alone. So whatever
+-- follows from the batch is summed up by the caller, and little is left to do here per message.
+local a = cmsgpack.unpack(ARGV[1])
+local registry, stream, meta, due, retry, state, dead, receipts = unpack(KEYS)
+local group, me, now = a.group, a.consumer, clock()
+local keys = { s = stream, r = retry }
+local valid = redis.call('HGET', meta, 'gen/' .. group) == a.gen
+
+local letters, all = { s = {}, r = {} }, true
+for kind, key in pairs(keys) do
+  local ids, counts = a.ids[kind], a.counts[kind]
+  local held = held_of(key, group, me, valid and ids or {}, a.holds)
+  for i, id in ipairs(ids) do
+    letters[kind][i] = held[id] == counts[i] and 'h' or 'l'
+    all = all and letters[kind][i] == 'h'
+  end
+end
+if not all then
+  local before_this = table.concat(redis.call('LRANGE', receipts, 0, -1))
+  for kind, ids in pairs(a.ids) do
+    for i, id in ipairs(ids) do
+      local token = '|' .. kind .. id .. ' ' .. a.counts[kind][i] .. ' ' .. a.gen .. '|'
+      if letters[kind][i] == 'l' and string.find(before_this, token, 1, true) then
+        letters[kind][i] = 'r'
+      end
+    end
+  end
+  return { table.concat(letters.s), table.concat(letters.r) }
+end
+
+local function hand_back(kind, id, at)
+  redis.call('XCLAIM', keys[kind], group, WAITING, 0, id, 'JUSTID')
+  redis.call('ZADD', due, at, kind .. id)
+end
+for _, one in ipairs(a.retries) do
+  redis.call('HSET', state, one[1] .. one[2], one[4])
+  hand_back(one[1], one[2], now + one[3])
+end
+for _, one in ipairs(a.releases) do
+  hand_back(one[1], one[2], one[3] - 4503599627370496)  -- before all that is due, in order
+end
+for _, one in ipairs(a.buried) do
+  redis.call('XADD', dead, '*', 'id', one[1], 'body', ARGV[one[2]], 'reason', ARGV[one[3]],
+    'position', one[4], 'attempt', one[5], 'replays', one[6])
+end
+if #a.buried > 0 then
+  redis.call('HSET', meta, 'dead/' .. group, 1)
+  redis.call('XTRIM', dead, 'MAXLEN', a.dead_letters)
+  redis.call('XTRIM', dead, 'MINID', math.max(0, now - a.dead_letter_age))
+end
+for kind, ended in pairs(a.ended) do
+  for first = 1, #ended, 1000 do
+    local last = math.min(first + 999, #ended)
+    redis.call('XACK', keys[kind], group, unpack(ended, first, last))
+    if kind == 'r' then redis.call('XDEL', retry, unpack(ended, first, last)) end
+  end
+end
+if #a.ended.r > 0 and redis.call('XLEN', retry) == 0 then redis.call('DEL', retry) end
+if #a.forgotten > 0 then redis.call('HDEL', state, unpack(a.forgotten)) end
+for place, messages in ipairs(a.messages) do
+  local first = 6 + 3 * place  -- places count from 1
+  local topic = open_topic(registry, KEYS[first], KEYS[first + 1], KEYS[first + 2], a.topics[place])
+  store(topic, messages, now)
+  close_topic(topic)
+  wake(KEYS[first + 1], a.channels[place])
+end
+apply_changes(a.prefix, a.changes, now)
+for _, task in ipairs(a.notices) do redis.call('PUBLISH', a.prefix .. '-done:' .. task, '') end
+-- A resend of this batch, whose reply may get lost, finds here that it was applied.
+redis.call('LPUSH', receipts, ARGV[2])
+redis.call('LTRIM', receipts, 0, 7)
+redis.call('PEXPIRE', receipts, a.keep)
+-- Kept so that a group that is lost can be made again where it was.
+redis.call('HSET', meta, 'floor/' .. group, floor_of(stream, group, nil) or cursors(stream)[group])
+if #a.retries + #a.releases > 0 then wake(meta, a.channel) end
+return 'a'

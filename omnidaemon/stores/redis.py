@@ -1,0 +1,83 @@
+"""The Redis store: records and counters beside the topics of the Redis transport."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from omnidaemon.drivers import redis_scripts as scripts
+from omnidaemon.drivers.redis_changes import Blobs, packed_changes
+from omnidaemon.drivers.redis_client import Client
+from omnidaemon.errors import StoreError
+from omnidaemon.messages import Count, Record, Write
+
+
+class RedisStore(Client):
+    """A store on a Redis server; any number of them, and of machines, share it.
+
+    Args:
+        url: `redis://host:6379/0`, `rediss://` or `unix://`; `?prefix=` is what keys start with.
+    """
+
+    failure = StoreError
+
+    async def write(self, *changes: Write | Count) -> None:
+        """See the contract."""
+        if changes:
+            blobs = Blobs()
+            packed = packed_changes(changes, blobs)
+            await self._run(scripts.WRITE, blobs, changes=packed)
+
+    async def read(self, collection: str, *keys: str) -> list[Record | None]:
+        """See the contract."""
+        if not keys:
+            return []
+        found = await self._run(scripts.READ, collection=collection, keys=keys)
+        return [None if record is None else _record(*record) for record in found]
+
+    async def browse(
+        self, collection: str, *, prefix: str = "", label: str | None = None, limit: int = 100
+    ) -> list[Record]:
+        """See the contract."""
+        arguments: dict[str, Any] = {"collection": collection, "limit": limit}
+        if label is not None:
+            arguments["label"] = f"={label}"
+        start = prefix.encode()
+        # No UTF-8 has the byte ff: beyond all that start so.
+        between = [b"[" + start, b"(" + start + b"\xff"] if prefix else []
+        found = await self._run(scripts.BROWSE, between, **arguments)
+        return [_record(*record) for record in found]
+
+    async def remove(self, collection: str, *keys: str) -> int:
+        """See the contract."""
+        if not keys:
+            return 0
+        unique: Sequence[str] = list(dict.fromkeys(keys))
+        return int(await self._run(scripts.REMOVE, collection=collection, keys=unique))
+
+    async def totals(self, collection: str, *, prefix: str = "") -> dict[str, dict[str, float]]:
+        """See the contract."""
+        found = await self.call("HGETALL", f"{self.keys.prefix}-counts:{collection}")
+        counters: dict[str, dict[str, float]] = {}
+        for name, value in zip(found[::2], found[1::2], strict=True):
+            length, _, rest = name.partition(b":")
+            key, field = rest[: int(length)].decode(), rest[int(length) :].decode()
+            if key.startswith(prefix):
+                counters.setdefault(key, {})[field] = float(value)
+        return counters
+
+    async def clear(self, collection: str) -> int:
+        """See the contract."""
+        return int(await self._run(scripts.CLEAR, collection=collection))
+
+    async def _run(
+        self, script: scripts.Script, blobs: Sequence[bytes] = (), **arguments: Any
+    ) -> Any:
+        return await self.run(script, [], blobs, prefix=self.keys.prefix, **arguments)
+
+
+def _record(key: bytes, written: int, stored: bytes) -> Record:
+    length, _, rest = stored.partition(b":")
+    label = rest[: int(length)]
+    value = rest[int(length) :]
+    return Record(key.decode(), value, label[1:].decode() if label else None, written / 1000)

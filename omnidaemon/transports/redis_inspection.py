@@ -1,0 +1,279 @@
+"""What people and tools ask of the Redis transport, apart from the path of a message."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+from omnidaemon.drivers import redis_scripts as scripts
+from omnidaemon.drivers.redis_changes import milliseconds
+from omnidaemon.drivers.redis_client import Client, text
+from omnidaemon.messages import DeadLetter, Event, GroupInfo, Place, TopicInfo
+from omnidaemon.transports.base import Limits
+
+_NEAR = 60_000  # milliseconds between an event's id and its storing, clocks that differ included
+_SEARCHED = 200_000  # newest events looked through for an id that says no time
+
+
+class RedisInspection(Client):
+    """The inspecting half of the Redis transport."""
+
+    limits: Limits
+
+    async def topics(self) -> list[TopicInfo]:
+        """See the contract."""
+        found: list[TopicInfo] = []
+        for name in await self._names():
+            asked = await self._topic(name)
+            if asked is None:
+                continue
+            events, size, delayed, groups, dead = asked
+            letters = 0
+            for group in dead:
+                letters += await self.call("XLEN", self.keys.group(name, text(group))[4])
+            found.append(TopicInfo(name, events, size, len(groups), delayed, letters))
+        return found
+
+    async def _names(self) -> list[str]:
+        return sorted(map(text, await self.call("SMEMBERS", self.keys.registry)))
+
+    async def _topic(self, name: str) -> Any:
+        """Events, bytes, delayed, groups, groups with dead letters; None for an unknown topic."""
+        keys = [self.keys.registry, *self.keys.topic(name)]
+        return await self.run(scripts.INSPECT_TOPIC, keys, topic=name)
+
+    async def groups(self, topic: str) -> list[GroupInfo]:
+        """See the contract."""
+        asked = await self._topic(topic)
+        if asked is None:
+            return []
+        found: list[GroupInfo] = []
+        for name in sorted(map(text, asked[3])):
+            info = await self._group(topic, name)
+            if info is not None:
+                found.append(info)
+        return found
+
+    async def _group(self, topic: str, name: str) -> GroupInfo | None:
+        members, due, retry, _, dead = self.keys.group(topic, name)
+        info = await self.run(
+            scripts.INSPECT_GROUP,
+            [*self.keys.topic(topic)[:2], members, due, retry, dead],
+            group=name,
+            dead_letter_age=milliseconds(self.limits.dead_letter_age),
+        )
+        if info is None:
+            return None
+        lag, leased, waiting, letters, consumers, lease, paused, seen = info
+        return GroupInfo(
+            topic,
+            name,
+            lag,
+            leased,
+            waiting,
+            letters,
+            consumers,
+            lease / 1000,
+            bool(paused),
+            None if seen is None else int(seen) / 1000,
+        )
+
+    async def browse(self, topic: str, limit: int = 10) -> list[Event]:
+        """See the contract."""
+        await self._topic(topic)  # what is due by now is an event
+        rows = await self.call("XREVRANGE", self.keys.topic(topic)[0], "+", "-", "COUNT", limit)
+        return [
+            Event(text(id_), text(fields[1]), fields[3], int(id_.split(b"-")[0]) / 1000)
+            for id_, fields in rows
+        ]
+
+    async def locate(self, event_id: str) -> list[Place]:
+        """See the contract; an id that is no UUID of version 7 is looked for among the newest."""
+        places: list[Place] = []
+        for topic in await self._names():
+            asked = await self._topic(topic)
+            if asked is not None:
+                places += await self._locate_in(topic, event_id, asked)
+        return places
+
+    async def _locate_in(self, topic: str, event_id: str, asked: Any) -> list[Place]:
+        delayed, groups, dead = asked[2:]
+        position = await self._position(topic, event_id)
+        if not position and delayed and await self._is_delayed(topic, event_id):
+            return [Place(topic, None, "pending")]
+        found: list[Place] = []
+        for name in sorted({text(group) for group in (*groups, *dead)}):
+            _, due, retry, attempts, letters = self.keys.group(topic, name)
+            keys = [*self.keys.topic(topic)[:2], due, retry, attempts, letters]
+            place = await self.run(scripts.PLACE, keys, group=name, id=event_id, position=position)
+            if place is not None:
+                found.append(Place(topic, name, place[0].decode(), place[1]))
+        if not found and position:
+            return [Place(topic, None, "pending")]
+        return found
+
+    async def _position(self, topic: str, event_id: str) -> str:
+        """The event's place in the stream; "" if it is not there."""
+        stream = self.keys.topic(topic)[0]
+        moment = _moment(event_id)
+        if moment is not None:
+            near = await self._find(
+                stream, event_id, f"{moment + _NEAR}", f"{max(0, moment - _NEAR)}"
+            )
+            if near:
+                return near
+        return await self._find(stream, event_id, "+", "-")
+
+    async def _find(self, stream: str, event_id: str, since: str, until: str) -> str:
+        looked = 0
+        while since and looked < _SEARCHED:
+            found, following = await self.run(
+                scripts.FIND, [stream], id=event_id, **{"from": since, "to": until}
+            )
+            if found:
+                return text(found)
+            since = text(following)
+            looked += 500
+        return ""
+
+    async def _is_delayed(self, topic: str, event_id: str) -> bool:
+        wanted = b"%08x" % len(event_id.encode()) + event_id.encode()
+        members = await self.call("ZRANGE", self.keys.topic(topic)[2], 0, _SEARCHED)
+        return any(member[16:].startswith(wanted) for member in members)
+
+    # Dead letters
+
+    async def _graves(self, topic: str, group: str | None) -> list[str]:
+        """The groups that have dead letters."""
+        if group is not None:
+            return [group]
+        asked = await self._topic(topic)
+        return [] if asked is None else sorted(map(text, asked[4]))
+
+    async def dead_letters(
+        self, topic: str, group: str | None = None, *, limit: int = 10
+    ) -> list[DeadLetter]:
+        """See the contract."""
+        found: list[DeadLetter] = []
+        for name in await self._graves(topic, group):
+            oldest = max(0, int((time.time() - self.limits.dead_letter_age) * 1000))
+            dead = self.keys.group(topic, name)[4]
+            rows = await self.call("XREVRANGE", dead, "+", oldest, "COUNT", limit)
+            found += [_letter(topic, name, *row) for row in rows]
+        found.sort(key=lambda letter: tuple(map(int, letter.position.split("-"))), reverse=True)
+        return found[:limit]
+
+    async def replay(
+        self, topic: str, group: str | None = None, positions: Collection[str] | None = None
+    ) -> int:
+        """See the contract; the dead letters of a group that was removed stay where they are."""
+        ids = None if positions is None else [p for p in positions if _is_position(p)]
+        count = 0
+        for name in await self._graves(topic, group):
+            _, due, retry, attempts, dead = self.keys.group(topic, name)
+            keys = [*self.keys.topic(topic)[:2], due, retry, attempts, dead]
+            arguments: dict[str, Any] = {
+                "group": name,
+                "channel": self.keys.wake(topic),
+                "dead_letter_age": milliseconds(self.limits.dead_letter_age),
+            }
+            if ids is not None:
+                count += int(await self.run(scripts.REPLAY, keys, **arguments, ids=ids))
+                continue
+            left = await self.call("XLEN", dead)  # what dies meanwhile is not replayed for ever
+            while left > 0:
+                moved = int(await self.run(scripts.REPLAY, keys, **arguments))
+                count += moved
+                left = left - moved if moved else 0
+        return count
+
+    async def discard(
+        self, topic: str, group: str | None = None, positions: Collection[str] | None = None
+    ) -> int:
+        """See the contract."""
+        count = 0
+        for name in await self._graves(topic, group):
+            dead = self.keys.group(topic, name)[4]
+            if positions is None:
+                ids = [row[0] for row in await self.call("XRANGE", dead, "-", "+")]
+            else:
+                ids = [position.encode() for position in positions if _is_position(position)]
+            if ids:
+                count += int(await self.call("XDEL", dead, *ids))
+        return count
+
+    # Groups and topics
+
+    async def pause(self, topic: str, group: str) -> bool:
+        """See the contract."""
+        return await self._set_paused(topic, group, paused=True)
+
+    async def resume(self, topic: str, group: str) -> bool:
+        """See the contract."""
+        return await self._set_paused(topic, group, paused=False)
+
+    async def _set_paused(self, topic: str, group: str, *, paused: bool) -> bool:
+        keys = [self.keys.topic(topic)[1]]
+        channel = self.keys.wake(topic)
+        done = await self.run(scripts.PAUSE, keys, group=group, paused=paused, channel=channel)
+        return bool(done)
+
+    async def remove_group(self, topic: str, group: str, *, dead_letters: bool = False) -> bool:
+        """See the contract."""
+        return bool(
+            await self.run(
+                scripts.REMOVE_GROUP,
+                [*self.keys.topic(topic)[:2], *self.keys.group(topic, group)],
+                group=group,
+                dead_letters=dead_letters,
+                channel=self.keys.wake(topic),
+            )
+        )
+
+    async def remove_topic(self, topic: str) -> bool:
+        """See the contract."""
+        asked = await self._topic(topic)
+        if asked is None:
+            return False
+        keys = [self.keys.registry, *self.keys.topic(topic)]
+        groups = [text(group) for group in asked[3]]
+        for name in {*groups, *map(text, asked[4])}:
+            keys += self.keys.group(topic, name)
+        return bool(
+            await self.run(
+                scripts.REMOVE_TOPIC,
+                keys,
+                topic=topic,
+                groups=groups,
+                channel=self.keys.wake(topic),
+            )
+        )
+
+
+def _moment(event_id: str) -> int | None:
+    """The milliseconds since 1970 that a UUID of version 7 starts with."""
+    try:
+        parsed = uuid.UUID(event_id)
+    except ValueError:
+        return None
+    return parsed.int >> 80 if parsed.version == 7 else None
+
+
+def _is_position(position: str) -> bool:
+    ms, _, seq = position.partition("-")
+    return ms.isascii() and ms.isdigit() and seq.isascii() and seq.isdigit()
+
+
+def _letter(topic: str, group: str, position: bytes, fields: list[bytes]) -> DeadLetter:
+    found = dict(zip(fields[::2], fields[1::2], strict=True))
+    return DeadLetter(
+        topic,
+        group,
+        position.decode(),
+        text(found[b"id"]),
+        found[b"body"],
+        found[b"reason"],
+        int(position.split(b"-")[0]) / 1000,
+    )

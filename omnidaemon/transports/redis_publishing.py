@@ -1,0 +1,163 @@
+"""Publishing to Redis: calls of one turn of the event loop leave together, and are stored once.
+
+One batch is on its way at a time; meanwhile the next gathers. A batch whose reply was lost may be
+stored or not: the server keeps the numbers of each publisher's last batches, and a call that is
+made again says in which it was before. So it is stored once, whoever repeats it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+from redis.exceptions import RedisError
+
+from omnidaemon.drivers.redis import Link, LinkLostError
+from omnidaemon.drivers.redis_changes import Blobs, milliseconds
+from omnidaemon.drivers.redis_client import pack
+from omnidaemon.drivers.redis_keys import Keys
+from omnidaemon.drivers.redis_scripts import PUBLISH
+from omnidaemon.errors import BacklogFull
+from omnidaemon.messages import Message
+
+_CALLS_MOST = 1_000
+_REMEMBERED = 10_000  # calls whose fate was unknown, until they are made again
+_AGAIN = 2  # times a batch is sent again at once, before its callers are told
+
+_Name = tuple[tuple[str, str], ...]
+
+
+class _Call:
+    """One call of publish."""
+
+    __slots__ = ("future", "messages", "name")
+
+    def __init__(self, messages: Sequence[Message]) -> None:
+        for message in messages:
+            if not isinstance(message.body, bytes):  # before others go along with it
+                raise TypeError(f"the body of {message.id!r} is {type(message.body).__name__}")
+        self.messages = messages
+        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.name: _Name = tuple((message.topic, message.id) for message in messages)
+
+
+class Publisher:
+    """One event loop's way of publishing."""
+
+    def __init__(self, link: Link, keys: Keys, bound: int | None) -> None:
+        self._link = link
+        self._keys = keys
+        self._bound = -1 if bound is None else bound
+        self._receipts = keys.receipts(secrets.token_hex(8))
+        self._calls: list[_Call] = []
+        self._task: asyncio.Task[None] | None = None
+        self._batch = 0
+        self._doubts: dict[_Name, list[int]] = {}
+        self._stored: dict[_Name, None] = {}
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Returns when all are stored; LinkLostError, RedisError or BacklogFull if none is."""
+        call = _Call(messages)
+        if call.name in self._stored:  # it was, as a later batch has found out
+            del self._stored[call.name]
+            return
+        self._calls.append(call)
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._flush(), name="omnidaemon-redis-publish")
+        await call.future
+
+    async def _flush(self) -> None:
+        while self._calls:
+            calls, self._calls = self._calls[:_CALLS_MOST], self._calls[_CALLS_MOST:]
+            try:
+                await self._store(calls)
+            except (LinkLostError, RedisError) as error:
+                for call in calls:
+                    if not call.future.done():
+                        call.future.set_exception(error)
+            except BaseException:
+                for call in calls:
+                    call.future.cancel()
+                raise
+
+    async def _store(self, calls: list[_Call]) -> None:
+        for turn in range(_AGAIN + 1):
+            self._batch += 1
+            doubts = sorted({batch for batches in self._doubts.values() for batch in batches})
+            keys, arguments = self._packed(calls, doubts)
+            try:
+                answers, confirmed = await self._link.run(PUBLISH, keys, *arguments)
+            except LinkLostError as error:
+                if error.sent:
+                    self._doubt(calls)
+                if turn == _AGAIN or not error.sent:
+                    raise
+            else:
+                self._resolve(calls, set(confirmed))
+                for call, answer in zip(calls, answers, strict=True):
+                    self._answer(call, answer)
+                return
+
+    def _packed(self, calls: list[_Call], doubts: list[int]) -> tuple[list[str], list[bytes]]:
+        places: dict[str, int] = {}
+        packed: list[list[Any]] = []
+        blobs = Blobs()
+        for call in calls:
+            body: list[Any] = [self._doubts.get(call.name, ())]
+            topics: dict[str, list[Any]] = {}
+            for message in call.messages:
+                messages = topics.get(message.topic)
+                if messages is None:
+                    messages = topics[message.topic] = []
+                    body += places.setdefault(message.topic, len(places) + 1), messages
+                messages += message.id, blobs.place(message.body, message.id)
+                messages.append(milliseconds(message.delay))
+            packed.append(body)
+        common = {
+            "batch": self._batch,
+            "doubts": doubts,
+            "bound": self._bound,
+            "calls": packed,
+            "topics": list(places),
+            "channels": [self._keys.wake(topic) for topic in places],
+        }
+        keys = [self._keys.registry, self._receipts]
+        for topic in places:
+            keys += self._keys.topic(topic)
+        return keys, [pack(common), *blobs]
+
+    def _doubt(self, calls: list[_Call]) -> None:
+        for call in calls:
+            self._doubts.setdefault(call.name, []).append(self._batch)
+
+    def _resolve(self, calls: list[_Call], confirmed: set[int]) -> None:
+        """The server has said which of the doubtful batches it had stored."""
+        if not self._doubts:
+            return
+        for call in calls:
+            self._doubts.pop(call.name, None)
+        for name, batches in self._doubts.items():
+            if confirmed.intersection(batches):
+                self._stored[name] = None
+        self._doubts = {}
+        while len(self._stored) > _REMEMBERED:
+            del self._stored[next(iter(self._stored))]
+
+    def _answer(self, call: _Call, answer: Any) -> None:
+        if call.future.done():
+            return
+        if not answer:
+            call.future.set_result(None)
+            return
+        place, held, more = answer
+        topic = list(dict.fromkeys(message.topic for message in call.messages))
+        named = topic[place - 1] if place <= len(topic) and len(topic) > 1 else topic[0]
+        call.future.set_exception(
+            BacklogFull(
+                f"topic {named!r} holds {held} unsettled events, and {more} more would pass the"
+                f" bound of {self._bound}: nothing was stored. Start more consumers, remove groups"
+                " that nobody serves, or raise the bound"
+            )
+        )

@@ -1,0 +1,245 @@
+"""The traps of Redis that design and field reports name: each was fallen into by somebody."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import anyio
+import pytest
+
+from omnidaemon.drivers.redis import LinkLostError
+from omnidaemon.drivers.redis_scripts import CLAIM, PUBLISH, SETTLE
+from omnidaemon.errors import ConnectionLost, TransportError
+from omnidaemon.messages import Ack, Count, Delivery, Message, Release, Settlement
+from omnidaemon.stores.redis import RedisStore
+from omnidaemon.transports.redis import RedisTransport
+from tests.redis.conftest import Proxy
+from tests.redis.servers import RedisServer
+
+pytestmark = pytest.mark.anyio
+
+
+def events(count: int, topic: str = "orders") -> list[Message]:
+    return [Message(topic, f"e{n}", b"{}") for n in range(count)]
+
+
+async def test_a_publish_whose_reply_was_cut_stores_one_event(proxy: Proxy, client: Any) -> None:
+    async with RedisTransport(proxy.url) as transport:
+        await transport.publish(*events(1, "warm-up"))
+        proxy.cut_reply_to(PUBLISH.digest)
+        await transport.publish(*events(3))
+    assert proxy.cuts == 1
+    assert await client.xlen("omni-stream:orders") == 3
+
+
+async def test_a_publish_made_again_by_its_caller_stores_one_event(
+    server: RedisServer, proxy: Proxy, client: Any
+) -> None:
+    async with RedisTransport(proxy.url) as transport:
+        await transport.publish(*events(1, "warm-up"))
+        proxy.cut_reply_to(PUBLISH.digest)
+        publisher = transport.here.rest["publisher"]
+        again, publisher._link.run = publisher._link.run, _once(publisher._link.run)
+        with pytest.raises(ConnectionLost) as lost:
+            await transport.publish(*events(3))
+        assert lost.value.may_be_stored
+        publisher._link.run = again
+        await transport.publish(*events(1, "another"))
+        await transport.publish(*events(3))
+    assert await client.xlen("omni-stream:orders") == 3
+
+
+def _once(run: Any) -> Any:
+    """The first call goes through; the connection stays away after it."""
+    calls = 0
+
+    async def ask(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise LinkLostError("away", sent=True)
+        return await run(*arguments)
+
+    return ask
+
+
+async def test_what_a_cut_claim_leased_is_taken_up_uncharged(proxy: Proxy) -> None:
+    async with RedisTransport(proxy.url) as transport:
+        await transport.publish(*events(300))
+        async with transport.subscribe("orders", "mail", lease=60) as mail:
+            first = await mail.receive(100, wait=0)
+            proxy.cut_reply_to(CLAIM.digest)
+            with pytest.raises(ConnectionLost):
+                await mail.receive(118, wait=0)
+            rest: list[Delivery] = []
+            while some := await mail.receive(50, wait=0):
+                rest += some
+    assert proxy.cuts == 1
+    assert sorted(d.id for d in [*first, *rest]) == sorted(m.id for m in events(300))
+    assert {(d.attempt, d.crashes) for d in rest} == {(1, 0)}
+
+
+async def test_a_settlement_whose_reply_was_cut_is_applied_once(proxy: Proxy) -> None:
+    store = RedisStore(proxy.url)
+    async with RedisTransport(proxy.url) as transport, store:
+        await transport.publish(*events(3))
+        async with transport.subscribe("orders", "mail", lease=60) as mail:
+            (warm_up,) = await mail.receive(1, wait=0)
+            await mail.settle([Settlement(warm_up, Ack())])
+            batch = [
+                Settlement(
+                    delivery,
+                    Ack(),
+                    (Message("replies", delivery.id, b""),),
+                    (Count("metrics", "mail", "runs", 1),),
+                )
+                for delivery in await mail.receive(2, wait=0)
+            ]
+            proxy.cut_reply_to(SETTLE.digest)
+            with pytest.raises(ConnectionLost):
+                await mail.settle(batch)
+            assert await mail.settle(batch[:1]) == ["repeated"]
+            assert await mail.settle(batch) == ["repeated", "repeated"]
+        assert await store.totals("metrics") == {"mail": {"runs": 2}}
+        assert len(await transport.browse("replies")) == 2
+
+
+async def test_settling_some_of_many_held_finds_all_of_them(transport: RedisTransport) -> None:
+    await transport.publish(*events(300))
+    async with transport.subscribe("orders", "mail", lease=60) as mail:
+        held = await mail.receive(300, wait=0)
+        few = [held[place] for place in (0, 7, 150, 299)]
+        assert await mail.settle([Settlement(d, Ack()) for d in few]) == ["applied"] * 4
+        assert await transport.renew(mail.consumer, held) == few
+        rest = [d for d in held if d not in few]
+        assert await mail.settle([Settlement(d, Ack()) for d in rest]) == ["applied"] * 296
+
+
+async def test_an_old_token_never_fits_again(transport: RedisTransport) -> None:
+    await transport.publish(*events(1))
+    async with transport.subscribe("orders", "mail", lease=60) as mail:
+        tokens = set()
+        for _ in range(4):
+            (held,) = await mail.receive(1, wait=0)
+            tokens.add(held.token)
+            await mail.settle([Settlement(held, Release())])
+        assert len(tokens) == 4
+        (held,) = await mail.receive(1, wait=0)
+        assert (held.attempt, held.crashes) == (1, 0)
+
+
+async def test_a_busy_loop_keeps_its_leases_by_a_thread(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    await transport.publish(*events(1))
+    async with (
+        transport.subscribe("orders", "mail", lease=0.4) as mail,
+        RedisTransport(server.url) as other,
+        other.subscribe("orders", "mail", lease=0.4) as taker,
+    ):
+        held = await mail.receive(1, wait=0)
+        lost: list[Any] = []
+
+        async def keep() -> None:
+            for _ in range(12):
+                lost.extend(await transport.renew(mail.consumer, held))
+                await anyio.sleep(0.1)
+
+        thread = threading.Thread(target=lambda: anyio.run(keep))
+        thread.start()
+        thread.join()  # this loop stands still, for three leases
+        assert await taker.receive(1, wait=0) == []
+        assert lost == []
+        assert await mail.settle([Settlement(held[0], Ack())]) == ["applied"]
+
+
+async def test_a_lost_group_is_made_again_at_its_floor(
+    transport: RedisTransport, client: Any
+) -> None:
+    await transport.publish(*events(5))
+    async with transport.subscribe("orders", "mail", lease=60) as mail:
+        held = await mail.receive(3, wait=0)
+        await mail.settle([Settlement(d, Ack()) for d in held[:2]])
+        await client.xgroup_destroy("omni-stream:orders", "mail")
+        assert await mail.settle([Settlement(held[2], Ack())]) == ["lost"]
+        again = await mail.receive(10, wait=1)
+        assert [d.id for d in again] == ["e2", "e3", "e4"]
+
+
+async def test_flushed_scripts_are_loaded_again(transport: RedisTransport, client: Any) -> None:
+    await transport.publish(*events(1))
+    await client.script_flush()
+    await transport.publish(*events(1))
+    assert await client.xlen("omni-stream:orders") == 2
+
+
+async def test_two_hundred_waiting_agents_share_two_sockets(
+    transport: RedisTransport, client: Any
+) -> None:
+    async with anyio.create_task_group() as tasks:
+        got: list[str] = []
+
+        async def agent(number: int) -> None:
+            async with transport.subscribe(f"t{number}", "a", lease=60) as one:
+                got.extend(d.topic for d in await one.receive(1, wait=30))
+
+        for number in range(200):
+            tasks.start_soon(agent, number)
+        while len(await client.pubsub_channels()) < 200:
+            await anyio.sleep(0.01)
+        assert len(await client.client_list()) <= 4
+        await transport.publish(*(Message(f"t{n}", "x", b"") for n in range(200)))
+    assert len(got) == 200
+
+
+async def test_a_restarted_server_is_found_again_within_two_seconds(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    async with transport.subscribe("orders", "mail", lease=60) as mail:
+        await transport.publish(*events(2))
+        held = await mail.receive(1, wait=1)
+        server.stop()
+        with pytest.raises(ConnectionLost):
+            await mail.receive(1, wait=5)
+        server.start()
+        began = time.monotonic()
+        assert [d.id for d in await mail.receive(5, wait=5)] == ["e1"]
+        assert time.monotonic() - began < 2
+        assert await mail.settle([Settlement(held[0], Ack())]) == ["applied"]
+
+
+async def test_a_full_server_says_so(transport: RedisTransport, client: Any) -> None:
+    await transport.publish(*events(1))
+    await client.config_set("maxmemory", "1")
+    with pytest.raises(TransportError, match=r"OOM.*maxmemory"):
+        await transport.publish(*events(1))
+    await client.config_set("maxmemory", "0")
+    assert await client.xlen("omni-stream:orders") == 1
+
+
+async def test_a_password_is_in_no_message(server: RedisServer) -> None:
+    url = f"redis://user:s3cret@127.0.0.1:{server.port}/0"
+    transport = RedisTransport(url)
+    assert "s3cret" not in transport.backend
+    server.stop()
+    with pytest.raises(Exception) as error:
+        await transport.check()
+    assert "s3cret" not in str(error.value)
+
+
+async def test_dead_consumers_go_and_what_they_held_stays(
+    transport: RedisTransport, client: Any
+) -> None:
+    await transport.publish(*events(2))
+    async with transport.subscribe("orders", "mail", lease=0.2) as one:
+        await one.receive(1, wait=0)
+    names = [c["name"] for c in await client.xinfo_consumers("omni-stream:orders", "mail")]
+    assert one.consumer.name in names  # it holds something
+    await anyio.sleep(0.3)
+    async with transport.subscribe("orders", "mail", lease=0.2) as two:
+        held: list[Delivery] = []
+        while some := await two.receive(5, wait=0.1):
+            held += some
+        assert sorted(d.id for d in held) == ["e0", "e1"]
