@@ -186,7 +186,7 @@ class AgentConsumer:
             except OmniDaemonError as error:
                 self._shared.trouble(self._label, f"receiving: {error}")
                 await anyio.sleep(pause * (0.5 + random.random()))
-                pause = min(5.0, pause * 2)
+                pause = min(1.0, pause * 2)
                 continue
             self._shared.trouble(self._label, None)
             pause = 0.1
