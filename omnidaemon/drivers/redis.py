@@ -12,7 +12,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
@@ -22,6 +22,14 @@ from redis.exceptions import AuthenticationError, NoScriptError, RedisError, Res
 
 from omnidaemon.drivers.redis_scripts import Script
 from omnidaemon.errors import ConfigurationError
+
+Pack = Callable[[tuple[Any, ...]], Any]
+try:  # in C, and packs four times as fast
+    from hiredis import pack_command as _in_c
+except ImportError:
+    _pack: Pack | None = None
+else:
+    _pack = cast(Pack, _in_c)
 
 CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 10.0
@@ -109,7 +117,10 @@ class Lane:
         if self.lost:
             future.set_exception(LinkLostError(f"{self._address.name} is gone", sent=False))
             return future
-        self._outgoing += self._connection.pack_command(*command)
+        if _pack is not None:
+            self._outgoing.append(_pack(command))
+        else:
+            self._outgoing += self._connection.pack_command(*command)
         self._waiting.append(Call(future))
         self._something.set()
         return future
@@ -187,6 +198,27 @@ async def open_lane(address: Address) -> Lane:
     return Lane(address, connection)
 
 
+async def run_on(lane: Lane, script: Script, keys: list[str], *arguments: bytes) -> Any:
+    """Runs a script on this connection and no other."""
+    return await answer_of(lane, start(lane, script, keys, *arguments), script, keys, *arguments)
+
+
+def start(lane: Lane, script: Script, keys: list[str], *arguments: bytes) -> asyncio.Future[Any]:
+    """Sends a script; what is sent after it runs after it, unless the server lost the script."""
+    return lane.send("EVALSHA", script.digest, len(keys), *keys, *arguments)
+
+
+async def answer_of(
+    lane: Lane, started: asyncio.Future[Any], script: Script, keys: list[str], *arguments: bytes
+) -> Any:
+    """The answer of a script that was sent."""
+    try:
+        return await started
+    except NoScriptError:
+        pass  # the server was restarted, or somebody has flushed its scripts
+    return await lane.send("EVAL", script.text, len(keys), *keys, *arguments)
+
+
 class Link:
     """One event loop's way to the server: connects when needed, and again after a loss."""
 
@@ -213,12 +245,7 @@ class Link:
 
     async def run(self, script: Script, keys: list[str], *arguments: bytes) -> Any:
         """Runs a script."""
-        lane = await self.lane()
-        try:
-            return await lane.send("EVALSHA", script.digest, len(keys), *keys, *arguments)
-        except NoScriptError:
-            pass  # the server was restarted, or somebody has flushed its scripts
-        return await lane.send("EVAL", script.text, len(keys), *keys, *arguments)
+        return await run_on(await self.lane(), script, keys, *arguments)
 
     async def close(self) -> None:
         """Lets go of the connection."""

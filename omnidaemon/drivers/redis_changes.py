@@ -48,15 +48,19 @@ def packed_changes(changes: Iterable[Write | Count], blobs: Blobs) -> dict[str, 
             gone.setdefault(collection, []).append(key)
             continue
         its_alike = (collection, write.label, write.ttl)
-        if its_alike != alike or runs[-1][4] == _RUN_MOST:
+        if its_alike != alike or runs[-1][3] == _RUN_MOST:
             alike = its_alike
             # A mark, so that no label and an empty one differ.
             label = "" if write.label is None else f"={write.label}"
-            header = b"%d:%s" % (len(label.encode()), label.encode())
-            runs.append([collection, label, milliseconds(write.ttl), len(blobs) + 2, 0])
+            index = f"{milliseconds(write.ttl)}:{label}"
+            header = b"%d:%s" % (len(index.encode()), index.encode())
+            runs.append([collection, index, len(blobs) + 2, 0])
         blobs.append(key.encode())
         # What is no bytes raises TypeError here, before anything is sent.
         blobs.append(header + write.value)
-        runs[-1][4] += 1
-    counts = [(*counter, amount) for counter, amount in sums.items()]
+        runs[-1][3] += 1
+    counts = [
+        (collection, f"{len(key.encode())}:{key}{field}", amount)
+        for (collection, key, field), amount in sums.items()
+    ]
     return {"runs": runs, "gone": list(gone.items()), "counts": counts}

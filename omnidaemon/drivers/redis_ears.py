@@ -18,6 +18,7 @@ from omnidaemon.drivers.bell import Bell
 from omnidaemon.drivers.redis import Address
 
 _PAUSE_MOST = 1.0
+_KEPT = 16  # channels that nobody listens to any more, and somebody may again soon
 
 
 class Ears:
@@ -28,6 +29,7 @@ class Ears:
         self.up = False
         self._address = address
         self._channels: Counter[str] = Counter()
+        self._left: dict[str, None] = {}
         self._confirmed: dict[str, asyncio.Event] = {}
         self._task: asyncio.Task[None] | None = None
         self._outgoing: list[bytes] = []
@@ -35,16 +37,23 @@ class Ears:
         self._connection = address.connection()
 
     async def attend(self, channel: str) -> None:
-        """Listens to the channel; what is published after this returned rings, while `up`."""
+        """Listens to the channel; what is published after this returned rings, while `up`.
+
+        A message without content rings the channel, any other what `ring_of` says for each word.
+        """
         self._channels[channel] += 1
-        if self._channels[channel] == 1:
+        self._left.pop(channel, None)
+        if channel not in self._confirmed:
             self._confirmed[channel] = asyncio.Event()
             self._send("SUBSCRIBE", channel)
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._listen(), name="omnidaemon-redis-ears")
+        confirmed = self._confirmed[channel]
+        if confirmed.is_set():
+            return
         try:
             async with asyncio.timeout(2.0):  # without it, one looks by oneself
-                await self._confirmed[channel].wait()
+                await confirmed.wait()
         except TimeoutError:
             pass
         except BaseException:
@@ -54,9 +63,14 @@ class Ears:
     def leave(self, channel: str) -> None:
         """Undoes one `attend`."""
         self._channels[channel] -= 1
-        if not self._channels[channel]:
-            del self._channels[channel], self._confirmed[channel]
-            self._send("UNSUBSCRIBE", channel)
+        if self._channels[channel]:
+            return
+        del self._channels[channel]
+        self._left[channel] = None
+        if len(self._left) > _KEPT:
+            oldest = next(iter(self._left))
+            del self._left[oldest], self._confirmed[oldest]
+            self._send("UNSUBSCRIBE", oldest)
 
     async def close(self) -> None:
         """Ends the connection."""
@@ -77,8 +91,8 @@ class Ears:
                 await self._connection.connect()
                 pause = 0.05
                 self.up = True
-                if self._channels:
-                    self._send("SUBSCRIBE", *self._channels)
+                if self._confirmed:
+                    self._send("SUBSCRIBE", *self._confirmed)
                 self.bell.ring_all()
                 await self._serve()
             except (RedisError, OSError):
@@ -109,7 +123,8 @@ class Ears:
                     continue
                 channel = message[1].decode() if message[1] else ""
                 if message[0] == b"message":
-                    self.bell.ring(channel)
+                    words = message[2].decode().split()
+                    self.bell.ring(*([ring_of(channel, word) for word in words] or [channel]))
                 elif message[0] == b"subscribe" and channel in self._confirmed:
                     self._confirmed[channel].set()
         finally:
@@ -129,3 +144,8 @@ class Ears:
             except (RedisError, OSError):
                 await self._connection.disconnect(nowait=True)
                 return
+
+
+def ring_of(channel: str, word: str) -> str:
+    """What rings when a message on the channel has this word."""
+    return f"{channel} {word}"

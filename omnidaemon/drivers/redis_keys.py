@@ -28,5 +28,9 @@ class Keys:
         return f"{self.prefix}-wake:{topic}"
 
     def done(self, task_id: str) -> str:
-        """The channel on which those who watch a task are told."""
-        return f"{self.prefix}-done:{task_id}"
+        """The channel on which those who watch a task are told.
+
+        Ids made by one process end alike (`envelope.new_id`), so a publisher listens to one channel
+        for all that it has sent, and one message tells it of a whole batch.
+        """
+        return f"{self.prefix}-done:{task_id[-12:]}"

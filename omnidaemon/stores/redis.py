@@ -26,7 +26,8 @@ class RedisStore(Client):
         if changes:
             blobs = Blobs()
             packed = packed_changes(changes, blobs)
-            await self._run(scripts.WRITE, blobs, changes=packed)
+            collections = list({change.collection for change in changes})
+            await self._run(scripts.WRITE, blobs, changes=packed, collections=collections)
 
     async def read(self, collection: str, *keys: str) -> list[Record | None]:
         """See the contract."""
@@ -78,6 +79,7 @@ class RedisStore(Client):
 
 def _record(key: bytes, written: int, stored: bytes) -> Record:
     length, _, rest = stored.partition(b":")
-    label = rest[: int(length)]
+    index = rest[: int(length)]
+    label = index.partition(b":")[2]
     value = rest[int(length) :]
     return Record(key.decode(), value, label[1:].decode() if label else None, written / 1000)

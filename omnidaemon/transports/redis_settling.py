@@ -13,6 +13,7 @@ from omnidaemon.messages import (
     Bury,
     Consumer,
     Count,
+    Delivery,
     Release,
     RetryAfter,
     Settlement,
@@ -38,10 +39,11 @@ class Batch:
         self, keys: Keys, limits: Limits, consumer: Consumer, settlements: Sequence[Settlement]
     ) -> None:
         self.keys: list[str] = []
-        self.blobs = Blobs()
+        self.blobs = Blobs([b""])
         self._names = keys
         self._limits = limits
         self._consumer = consumer
+        self._settlements = settlements
         self._topics: dict[str, list[Any]] = {}
         self._ids: dict[str, list[str]] = {"s": [], "r": []}
         self._counts: dict[str, list[int]] = {"s": [], "r": []}
@@ -50,29 +52,38 @@ class Batch:
         self._releases: list[tuple[str, str, int]] = []
         self._buried: list[tuple[Any, ...]] = []
         self._forgotten: list[str] = []
-        self._notices: list[str] = []
-        self._order: dict[str, list[int]] = {"s": [], "r": []}
-        self.generation = cast(Token, settlements[0].delivery.token)[3]
+        notices: dict[str, list[str]] = {}
         changes: list[Write | Count] = []
         receipt: list[str] = []
-        self.blobs.append(b"")
-        for place, settlement in enumerate(settlements):
-            kind, id_, count, generation, _ = cast(Token, settlement.delivery.token)
+        generation = ""
+        for settlement in settlements:
+            delivery, notice = settlement.delivery, settlement.notice
+            kind, id_, count, generation, _ = cast(Token, delivery.token)
             self._ids[kind].append(id_)
             self._counts[kind].append(count)
-            self._order[kind].append(place)
             receipt.append(f"|{kind}{id_} {count} {generation}|")
-            self._act(settlement)
+            if type(settlement.action) is Ack:
+                self._end(kind, id_, delivery)
+            else:
+                self._act(settlement)
             for message in settlement.publish:
                 self._publish(message.topic, message.id, message.body, message.delay)
             changes += settlement.changes
-            if settlement.notice is not None:
-                self._notices.append(settlement.notice)
+            if notice is not None:
+                notices.setdefault(keys.done(notice), []).append(notice)
+        self.generation = generation
         self.blobs[0] = "".join(receipt).encode()
         self._changes = packed_changes(changes, self.blobs)
+        self._notices = [(channel, " ".join(tasks)) for channel, tasks in notices.items()]
 
-    def packed(self, holds: int) -> bytes:
-        """The script's argument; `holds` is more than the consumer has pending."""
+    def packed(self, *, holds: int, sure: bool, doubts: bool) -> bytes:
+        """The script's argument.
+
+        Args:
+            holds: More than the consumer has pending.
+            sure: All were given on the connection that this goes to, and none was settled before.
+            doubts: The reply to an earlier batch was lost: its receipt is still wanted.
+        """
         consumer, names, limits = self._consumer, self._names, self._limits
         return pack(
             {
@@ -82,6 +93,8 @@ class Batch:
                 "channel": names.wake(consumer.topic),
                 "prefix": names.prefix,
                 "holds": holds,
+                "sure": sure,
+                "doubts": doubts,
                 "keep": _KEPT_LEASES * milliseconds(consumer.lease),
                 "dead_letters": limits.dead_letters,
                 "dead_letter_age": milliseconds(limits.dead_letter_age),
@@ -102,11 +115,9 @@ class Batch:
 
     def in_order(self, letters: Sequence[bytes]) -> list[str]:
         """The script's letters, by kind of stream, in the order of the settlements."""
-        found = [""] * sum(map(len, letters))
-        for kind, some in zip("sr", letters, strict=True):
-            for place, letter in zip(self._order[kind], some.decode(), strict=True):
-                found[place] = letter
-        return found
+        of_kind = dict(zip("sr", map(iter, map(bytes.decode, letters)), strict=True))
+        kinds = [cast(Token, settlement.delivery.token)[0] for settlement in self._settlements]
+        return [next(of_kind[kind]) for kind in kinds]
 
     def _act(self, settlement: Settlement) -> None:
         delivery = settlement.delivery
@@ -126,6 +137,9 @@ class Batch:
                 self._buried.append((delivery.id, body, why, where, attempt, replays))
             case Ack():
                 pass
+        self._end(kind, id_, delivery)
+
+    def _end(self, kind: str, id_: str, delivery: Delivery) -> None:
         self._ended[kind].append(id_)
         if delivery.attempt > 1 or delivery.crashes > 0 or delivery.replays > 0:
             self._forgotten.append(kind + id_)

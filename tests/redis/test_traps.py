@@ -12,7 +12,7 @@ import pytest
 from omnidaemon.drivers.redis import LinkLostError
 from omnidaemon.drivers.redis_scripts import CLAIM, PUBLISH, SETTLE
 from omnidaemon.errors import ConnectionLost, TransportError
-from omnidaemon.messages import Ack, Count, Delivery, Message, Release, Settlement
+from omnidaemon.messages import Ack, Count, Delivery, Message, Release, Settlement, Write
 from omnidaemon.stores.redis import RedisStore
 from omnidaemon.transports.redis import RedisTransport
 from tests.redis.conftest import Proxy
@@ -243,3 +243,108 @@ async def test_dead_consumers_go_and_what_they_held_stays(
         while some := await two.receive(5, wait=0.1):
             held += some
         assert sorted(d.id for d in held) == ["e0", "e1"]
+
+
+async def test_one_from_whom_something_was_taken_settles_none_of_it(
+    server: RedisServer, transport: RedisTransport
+) -> None:
+    await transport.publish(*events(4))
+    async with (
+        transport.subscribe("orders", "mail", lease=0.3) as frozen,
+        RedisTransport(server.url) as elsewhere,
+        elsewhere.subscribe("orders", "mail", lease=0.3) as taker,
+    ):
+        held = await frozen.receive(3, wait=0)
+        taken: list[Delivery] = []
+        while len(taken) < 4:
+            taken += await taker.receive(4 - len(taken), wait=1)
+        counted = (Count("metrics", "mail", "runs", 1),)
+        late = [Settlement(d, Ack(), changes=counted) for d in held]
+        assert await frozen.settle(late) == ["lost"] * 3
+        on_time = [Settlement(d, Ack(), changes=counted) for d in taken]
+        assert await taker.settle(on_time) == ["applied"] * 4
+        async with RedisStore(server.url) as store:
+            assert await store.totals("metrics") == {"mail": {"runs": 4}}
+        # It is trusted again with what it is given from now on.
+        await transport.publish(*events(3))
+        again = [*await frozen.receive(1, wait=1), *await frozen.receive(2, wait=1)]
+        assert await frozen.settle([Settlement(d, Ack()) for d in again]) == ["applied"] * 3
+
+
+async def test_what_one_took_from_itself_is_settled_once(transport: RedisTransport) -> None:
+    await transport.publish(*events(1))
+    async with transport.subscribe("orders", "mail", lease=0.2) as mail:
+        (before,) = await mail.receive(1, wait=0)
+        (now,) = await mail.receive(1, wait=2)
+        assert (now.id, now.crashes) == (before.id, 1)
+        assert await mail.settle([Settlement(before, Ack())]) == ["lost"]
+        assert await mail.settle([Settlement(now, Ack())]) == ["applied"]
+
+
+async def test_a_settlement_that_was_cancelled_and_sent_again_is_applied_once(
+    transport: RedisTransport, server: RedisServer
+) -> None:
+    await transport.publish(*events(2))
+    async with transport.subscribe("orders", "mail", lease=60) as mail:
+        one, two = [
+            Settlement(d, Ack(), (), (Count("metrics", "mail", "runs", 1),))
+            for d in await mail.receive(2, wait=0)
+        ]
+        with anyio.CancelScope() as scope:
+            scope.cancel()  # it is sent, and nobody waits for what becomes of it
+            await mail.settle([one])
+        verdicts = await mail.settle([one, two])
+    assert verdicts[1] == "applied"
+    async with RedisStore(server.url) as store:
+        assert await store.totals("metrics") == {"mail": {"runs": 2}}
+
+
+async def test_events_read_in_the_moment_of_a_pause_are_handed_back(
+    transport: RedisTransport,
+) -> None:
+    await transport.publish(*events(3))
+    async with transport.subscribe("orders", "mail", lease=60) as mail:
+        await mail.receive(1, wait=0)  # from here on it reads and looks at the mark in one go
+        await transport.pause("orders", "mail")
+        assert await mail.receive(5, wait=0) == []
+        (group,) = await transport.groups("orders")
+        assert (group.leased, group.waiting + group.lag) == (1, 2)
+        await transport.resume("orders", "mail")
+        rest: list[Delivery] = []
+        while len(rest) < 2:
+            rest += await mail.receive(5, wait=1)
+        assert [(d.id, d.attempt, d.crashes) for d in rest] == [("e1", 1, 0), ("e2", 1, 0)]
+
+
+async def test_one_message_tells_a_publisher_of_a_whole_batch(
+    transport: RedisTransport, client: Any
+) -> None:
+    ids = [f"{n:024d}-abcdefabcdef" for n in range(3)]
+    await transport.publish(*(Message("orders", id_, b"{}") for id_ in ids))
+    async with (
+        transport.subscribe("orders", "mail", lease=60) as mail,
+        transport.watch(ids[0]) as first,
+        transport.watch(ids[2]) as last,
+        transport.watch(f"other-{ids[1]}") as other,
+    ):
+        held = await mail.receive(3, wait=0)
+        await mail.settle([Settlement(d, Ack(), notice=d.id) for d in held])
+        with anyio.fail_after(2):
+            await first.wait(60)
+            await last.wait(60)
+        began = time.monotonic()
+        await other.wait(0.1)
+        assert time.monotonic() - began > 0.09
+        assert (await client.info("commandstats"))["cmdstat_publish"]["calls"] == 1
+
+
+async def test_labels_that_went_out_of_use_are_swept_as_well(
+    server: RedisServer, client: Any
+) -> None:
+    async with RedisStore(server.url) as store:
+        await store.write(Write("results", "a", b"1", label="old", ttl=0.05))
+        await anyio.sleep(0.06)
+        await store.write(Write("results", "b", b"1", label="new", ttl=60))
+        assert await client.hlen("omni-records:results") == 1
+        assert await client.zcard("omni-keys:results") == 1
+        assert await client.smembers("omni-indexes:results") == {"60000:=new"}

@@ -1,21 +1,22 @@
 -- The newest records: of one label, or of all merged by the order of writing.
 local a = cmsgpack.unpack(ARGV[1])
-local now, found = clock(), {}
-while sweep(a.prefix, a.collection, now, 1000) == 1000 do end
-local labels = a.prefix .. '-labels:' .. a.collection
+local now, found = microseconds(), {}
+sweep(a.prefix, a.collection, now)
 local function look_at(key)
   local record = read_record(a.prefix, a.collection, key, now)
-  if record and (not a.label or label_of(record[3]) == a.label) then found[#found + 1] = record end
+  if record and (not a.label or label_of(index_of(record[3])) == a.label) then
+    found[#found + 1] = record
+  end
 end
 if ARGV[2] then  -- by the beginning of the key
   local keys = redis.call('ZRANGEBYLEX', a.prefix .. '-keys:' .. a.collection, ARGV[2], ARGV[3])
   for _, key in ipairs(keys) do look_at(key) end
 else
-  for _, label in ipairs(a.label and { a.label } or redis.call('SMEMBERS', labels)) do
-    local newest = a.prefix .. '-newest:' .. a.collection .. ':' .. label
-    local keys = redis.call('ZREVRANGE', newest, 0, a.limit - 1)
-    for _, key in ipairs(keys) do look_at(key) end
-    if #keys == 0 then redis.call('SREM', labels, label) end
+  for _, index in ipairs(redis.call('SMEMBERS', a.prefix .. '-indexes:' .. a.collection)) do
+    if not a.label or label_of(index) == a.label then
+      local newest = a.prefix .. '-newest:' .. a.collection .. ':' .. index
+      for _, key in ipairs(redis.call('ZREVRANGE', newest, 0, a.limit - 1)) do look_at(key) end
+    end
   end
 end
 table.sort(found, function(x, y) return x[4] > y[4] end)

@@ -1,7 +1,9 @@
 -- KEYS: registry, stream, meta, delayed, members, due, retry, state.
--- Leases up to `limit` deliveries: what waits and is due, what a dead consumer held, new events.
--- Returns status, generation, when to look again (ms from now, -1 for never), those that came
--- back as { kind, count, 'attempt crashes replays', entry }, and new entries.
+-- Leases up to `limit` deliveries of those that came back: what waits and is due, and what a dead
+-- consumer held. New events are read beside this, by a plain command: turning its reply into Lua's
+-- tables and back would cost more than reading them. Returns status, generation, when to look again
+-- (ms from now, 0 if there is more now), the deliveries as { kind, count, 'attempt crashes replays',
+-- entry }, and whether nothing was ever taken from this consumer (see `settle`).
 local a = cmsgpack.unpack(ARGV[1])
 local registry, stream, meta, delayed, members, due, retry, state = unpack(KEYS)
 local group, me, now = a.group, a.consumer, clock()
@@ -10,17 +12,19 @@ local known = redis.call('HMGET', meta, 'gen/' .. group, 'paused/' .. group, 'le
 local gen, lease = known[1], tonumber(known[3] or 0)
 if not gen then return { known[5] and 'removed' or 'missing' } end
 local keys = { s = stream, r = retry }
+if a.vouch then redis.call('HSET', members, '+' .. me, 1) end
 
 if a.known and hand_back_unknown(keys, due, group, me, a.known) then wake(meta, a.channel) end
 
 local next_delayed = ripen(registry, stream, meta, delayed, a.topic, now)
 if known[2] then  -- paused; resuming wakes
   redis.call('HSET', meta, 'idle', 1)
-  return { 'ok', gen, next_delayed and math.max(1, next_delayed - now) or -1, {}, {} }
+  return { 'paused', gen, next_delayed and math.max(1, next_delayed - now) or -1, {}, 1 }
 end
 
 local back = {}
-local function take(kind, id, crashed)
+local function take(kind, id, robbed)
+  if robbed then redis.call('HDEL', members, '+' .. robbed) end
   local entry = redis.call('XCLAIM', keys[kind], group, me, 0, id)[1]
   if not entry then  -- somebody deleted the event itself
     redis.call('XACK', keys[kind], group, id)
@@ -28,7 +32,7 @@ local function take(kind, id, crashed)
   end
   local count = redis.call('XPENDING', keys[kind], group, id, id, 1)[1][4]
   local runs = redis.call('HGET', state, kind .. id) or '1 0 0'
-  if crashed then
+  if robbed then
     local attempt, crashes, replays = string.match(runs, '^(%d+) (%d+) (%d+)$')
     runs = string.format('%d %d %d', attempt, crashes + 1, replays)
     redis.call('HSET', state, kind .. id, runs)
@@ -38,7 +42,7 @@ end
 
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, a.limit)) do
   redis.call('ZREM', due, member)
-  take(string.sub(member, 1, 1), string.sub(member, 2), false)
+  take(string.sub(member, 1, 1), string.sub(member, 2))
 end
 
 -- Leases are idle times. They are looked through when the first can end, and not before: renewal
@@ -57,7 +61,7 @@ local function reclaim_from(kind)
         if row[3] < lease then
           longest = math.max(longest, row[3])
         elseif #back < a.limit then
-          take(kind, row[1], true)
+          take(kind, row[1], owner)
         else
           return lease
         end
@@ -87,14 +91,8 @@ if now >= reclaim then
   bury_consumers()
 end
 
-local fresh = {}
-if #back < a.limit then
-  local found = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', a.limit - #back,
-    'STREAMS', stream, '>')
-  if found then fresh = found[1][2] end
-end
-if #back + #fresh > 0 then return { 'ok', gen, 0, back, fresh } end
-redis.call('HSET', meta, 'idle', 1)
+-- Who publishes wakes the idle. Said before the new events are read, so that none comes in between.
+if a.idle then redis.call('HSET', meta, 'idle', 1) end
 local first = redis.call('ZRANGE', due, 0, 0, 'WITHSCORES')[2]
 local at = math.min(reclaim, next_delayed or math.huge, tonumber(first or math.huge))
-return { 'ok', gen, math.max(1, at - now), {}, {} }
+return { 'ok', gen, math.max(0, at - now), back, redis.call('HEXISTS', members, '+' .. me) }

@@ -47,11 +47,13 @@ local function live(meta, members, group, now)
   local all = redis.call('HGETALL', members)
   for i = 1, #all, 2 do
     local lease, seen = string.match(all[i + 1], '^(%d+) (%d+)$')
-    lease, seen = tonumber(lease), tonumber(seen)
-    if seen + lease > now then
-      largest, count = math.max(largest, lease), count + 1
-    elseif seen + 2 * lease < now then
-      redis.call('HDEL', members, all[i])
+    if lease then  -- not the mark of one from whom nothing was taken
+      lease, seen = tonumber(lease), tonumber(seen)
+      if seen + lease > now then
+        largest, count = math.max(largest, lease), count + 1
+      elseif seen + 2 * lease < now then
+        redis.call('HDEL', members, all[i], '+' .. all[i])
+      end
     end
   end
   local lease = tonumber(redis.call('HGET', meta, 'lease/' .. group) or 0)

@@ -34,5 +34,6 @@ if not gen then
   redis.call('HDEL', meta, 'removed/' .. group)
 end
 hear_of(meta, members, group, a.consumer, a.lease, now)
+if not a.repair then redis.call('HSET', members, '+' .. a.consumer, 1) end
 local n = tonumber(redis.call('HGET', meta, 'n'))
 return { 'joined', n - number_at(stream, meta, at) + redis.call('ZCARD', due) }

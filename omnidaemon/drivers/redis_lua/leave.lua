@@ -2,7 +2,7 @@
 -- lease ends.
 local a = cmsgpack.unpack(ARGV[1])
 local stream, meta, members, due, retry = unpack(KEYS)
-redis.call('HDEL', members, a.consumer)
+redis.call('HDEL', members, a.consumer, '+' .. a.consumer)
 if redis.call('HEXISTS', meta, 'gen/' .. a.group) == 0 then return end
 if a.known and redis.call('EXISTS', stream) == 1 then
   hand_back_unknown({ s = stream, r = retry }, due, a.group, a.consumer, a.known)

@@ -1,25 +1,44 @@
--- KEYS: registry, stream, meta, due, retry, state, dead letters, receipts; then stream, meta and
--- delayed of each topic published to. Applies a batch of settlements if all of its deliveries are
+-- KEYS: registry, stream, meta, due, retry, state, dead letters, receipts, members; then stream, meta
+-- and delayed of each topic published to. Applies a batch of settlements if all of its deliveries are
 -- still the consumer's, and then returns 'a'. Else it does nothing and returns a letter each: held,
 -- repeated (applied before) or lost; the caller asks again with those held alone. So whatever
 -- follows from the batch is summed up by the caller, and little is left to do here per message.
 local a = cmsgpack.unpack(ARGV[1])
-local registry, stream, meta, due, retry, state, dead, receipts = unpack(KEYS)
+local registry, stream, meta, due, retry, state, dead, receipts, members = unpack(KEYS)
 local group, me, now = a.group, a.consumer, clock()
 local keys = { s = stream, r = retry }
 local valid = redis.call('HGET', meta, 'gen/' .. group) == a.gen
 
+local function acknowledge()
+  local count = 0
+  for kind, ended in pairs(a.ended) do
+    for first = 1, #ended, 1000 do
+      local last = math.min(first + 999, #ended)
+      count = count + redis.call('XACK', keys[kind], group, unpack(ended, first, last))
+      if kind == 'r' then redis.call('XDEL', retry, unpack(ended, first, last)) end
+    end
+  end
+  return count
+end
+
+-- A consumer from whom nothing was ever taken has what it was given: the caller vouches for the rest
+-- (`sure`: all given on this very connection, none settled before), and no entry need be looked up.
+local sure = a.sure and valid and redis.call('HEXISTS', members, '+' .. me) == 1
+  and acknowledge() > 0
+
 local letters, all = { s = {}, r = {} }, true
-for kind, key in pairs(keys) do
-  local ids, counts = a.ids[kind], a.counts[kind]
-  local held = held_of(key, group, me, valid and ids or {}, a.holds)
-  for i, id in ipairs(ids) do
-    letters[kind][i] = held[id] == counts[i] and 'h' or 'l'
-    all = all and letters[kind][i] == 'h'
+if not sure then
+  for kind, key in pairs(keys) do
+    local ids, counts = a.ids[kind], a.counts[kind]
+    local held = held_of(key, group, me, valid and ids or {}, a.holds)
+    for i, id in ipairs(ids) do
+      letters[kind][i] = held[id] == counts[i] and 'h' or 'l'
+      all = all and letters[kind][i] == 'h'
+    end
   end
 end
 if not all then
-  local before_this = table.concat(redis.call('LRANGE', receipts, 0, -1))
+  local before_this = redis.call('GET', receipts) or ''
   for kind, ids in pairs(a.ids) do
     for i, id in ipairs(ids) do
       local token = '|' .. kind .. id .. ' ' .. a.counts[kind][i] .. ' ' .. a.gen .. '|'
@@ -30,6 +49,7 @@ if not all then
   end
   return { table.concat(letters.s), table.concat(letters.r) }
 end
+if not sure then acknowledge() end
 
 local function hand_back(kind, id, at)
   redis.call('XCLAIM', keys[kind], group, WAITING, 0, id, 'JUSTID')
@@ -51,28 +71,24 @@ if #a.buried > 0 then
   redis.call('XTRIM', dead, 'MAXLEN', a.dead_letters)
   redis.call('XTRIM', dead, 'MINID', math.max(0, now - a.dead_letter_age))
 end
-for kind, ended in pairs(a.ended) do
-  for first = 1, #ended, 1000 do
-    local last = math.min(first + 999, #ended)
-    redis.call('XACK', keys[kind], group, unpack(ended, first, last))
-    if kind == 'r' then redis.call('XDEL', retry, unpack(ended, first, last)) end
-  end
-end
 if #a.ended.r > 0 and redis.call('XLEN', retry) == 0 then redis.call('DEL', retry) end
 if #a.forgotten > 0 then redis.call('HDEL', state, unpack(a.forgotten)) end
 for place, messages in ipairs(a.messages) do
-  local first = 6 + 3 * place  -- places count from 1
+  local first = 7 + 3 * place  -- places count from 1
   local topic = open_topic(registry, KEYS[first], KEYS[first + 1], KEYS[first + 2], a.topics[place])
   store(topic, messages, now)
   close_topic(topic)
   wake(KEYS[first + 1], a.channels[place])
 end
-apply_changes(a.prefix, a.changes, now)
-for _, task in ipairs(a.notices) do redis.call('PUBLISH', a.prefix .. '-done:' .. task, '') end
+apply_changes(a.prefix, a.changes, microseconds())
+for _, notice in ipairs(a.notices) do redis.call('PUBLISH', notice[1], notice[2]) end
 -- A resend of this batch, whose reply may get lost, finds here that it was applied.
-redis.call('LPUSH', receipts, ARGV[2])
-redis.call('LTRIM', receipts, 0, 7)
-redis.call('PEXPIRE', receipts, a.keep)
+if a.doubts then
+  redis.call('APPEND', receipts, ARGV[2])
+  redis.call('PEXPIRE', receipts, a.keep)
+else
+  redis.call('SET', receipts, ARGV[2], 'PX', a.keep)
+end
 -- Kept so that a group that is lost can be made again where it was.
 redis.call('HSET', meta, 'floor/' .. group, floor_of(stream, group, nil) or cursors(stream)[group])
 if #a.retries + #a.releases > 0 then wake(meta, a.channel) end
