@@ -19,7 +19,7 @@ from omnidaemon import stores, transports
 from omnidaemon.agents import MAX_SECONDS, AgentRouter
 from omnidaemon.blocking import BlockingSender
 from omnidaemon.context import Context
-from omnidaemon.envelope import Envelope, check_name, check_topic, dump, encode, new_id
+from omnidaemon.envelope import Envelope, check_id, check_topic, dump, encode, new_id
 from omnidaemon.errors import ConnectionLost, PayloadError
 from omnidaemon.messages import Message
 from omnidaemon.settings import Settings, load_settings, redact_url
@@ -240,7 +240,7 @@ class App(AgentRouter):
         """Publishes many events together: (topic, content) pairs or envelopes; all or none."""
         wait = _delay(delay, at)
         messages = [
-            self._message(event if isinstance(event, Envelope) else _pair(event), wait)
+            self._message(event, wait) if isinstance(event, Envelope) else self._plain(event, wait)
             for event in events
         ]
         if messages:
@@ -273,7 +273,18 @@ class App(AgentRouter):
         envelope = _checked(envelope)
         wire = self.settings.wire
         content = Raw(dump(envelope.content, wire))
-        body = encode(msgspec.structs.replace(envelope, content=content), wire)
+        return self._sized(msgspec.structs.replace(envelope, content=content), delay)
+
+    def _plain(self, event: object, delay: float) -> Message:
+        """The same for a (topic, content) pair, which has little that needs a look."""
+        if not isinstance(event, tuple | list) or len(event) != 2:
+            raise PayloadError(f"{event!r:.200} is neither a (topic, content) pair nor an Envelope")
+        topic, content = event
+        content = Raw(dump(content, self.settings.wire))
+        return self._sized(Envelope(check_topic(topic), content), delay)
+
+    def _sized(self, envelope: Envelope, delay: float) -> Message:
+        body = encode(envelope, self.settings.wire)
         if len(body) > self.settings.max_message:
             raise PayloadError(
                 f"the event for topic {envelope.topic!r} has {len(body):,} bytes, and "
@@ -302,12 +313,6 @@ class App(AgentRouter):
                 return
             await anyio.sleep(pause)
             pause = min(1.0, pause * 2)
-
-
-def _pair(event: object) -> Envelope:
-    if not isinstance(event, tuple | list) or len(event) != 2:
-        raise PayloadError(f"{event!r:.200} is neither a (topic, content) pair nor an Envelope")
-    return Envelope(event[0], event[1])
 
 
 def _own_board(url: str) -> str:
@@ -343,7 +348,7 @@ def _checked(envelope: Envelope) -> Envelope:
     reply_to = None if envelope.reply_to is None else check_topic(envelope.reply_to)
     if (topic, reply_to) != (envelope.topic, envelope.reply_to):
         envelope = msgspec.structs.replace(envelope, topic=topic, reply_to=reply_to)
-    check_name(envelope.id, "event id")
+    check_id(envelope.id)
     for name in ("tenant_id", "correlation_id", "causation_id", "source"):
         value = getattr(envelope, name)
         if value is not None and not isinstance(value, str):

@@ -112,6 +112,12 @@ def check_name(
     return text
 
 
+def check_id(name: object) -> None:
+    """The same for an event's id, which is seen once: nothing about it is remembered."""
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        check_name(name, "event id")
+
+
 def check_topic(name: object, error: type[OmniDaemonError] = PayloadError) -> str:
     """The same for a topic that a user names: the topic `topic` and `omni.…` are reserved."""
     topic = check_name(name, "topic", error)

@@ -16,6 +16,8 @@ from omnidaemon.records import Results, RunRecord
 from omnidaemon.stores.base import Store
 from omnidaemon.transports.base import Transport
 
+FIRST_LOOK_SECONDS = 0.05
+"""What is over already is found out this late; few tasks are, and asking costs several trips."""
 POLL_SECONDS = 5.0
 """How often a wait looks by itself, beneath the notice that normally ends it."""
 
@@ -93,7 +95,7 @@ class Tasks:
             TaskNotFound: It has succeeded, and its record has expired; or it is not known at all.
         """
         deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
-        look_at = anyio.current_time()
+        look_at = min(deadline, anyio.current_time() + FIRST_LOOK_SECONDS)
         async with self._transport.watch(task_id) as watch:
             while True:
                 runs = await self._runs(task_id, topic)
@@ -111,7 +113,7 @@ class Tasks:
                         f"task {task_id} on topic {topic!r} has no result after {timeout} s; it "
                         "goes on, ask again later" + await self._why_waiting(topic)
                     )
-                await watch.wait(min(left, POLL_SECONDS))
+                await watch.wait(min(left, max(0.0, look_at - now)))
 
     async def _runs(self, task_id: str, topic: str) -> dict[str, RunRecord]:
         runs = await self._results.of_task(task_id)

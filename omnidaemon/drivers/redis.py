@@ -103,12 +103,13 @@ class Lane:
         self._address = address
         self._connection = connection
         self._loop = asyncio.get_running_loop()
+        # redis-py's own way out is a coroutine, so that every command would cost a task's turn.
+        self._writer: asyncio.StreamWriter = connection._writer
         self._outgoing: list[bytes] = []
         self._waiting: deque[Call] = deque()
-        self._something = asyncio.Event()
         self._tasks = [
             asyncio.create_task(self._guard(work()), name="omnidaemon-redis")
-            for work in (self._write, self._read, self._listen_for_silence)
+            for work in (self._read, self._listen_for_silence)
         ]
 
     def send(self, *command: Any) -> asyncio.Future[Any]:
@@ -117,12 +118,13 @@ class Lane:
         if self.lost:
             future.set_exception(LinkLostError(f"{self._address.name} is gone", sent=False))
             return future
+        if not self._outgoing:  # all commands of this turn of the loop leave together
+            self._loop.call_soon(self._write)
         if _pack is not None:
             self._outgoing.append(_pack(command))
         else:
             self._outgoing += self._connection.pack_command(*command)
         self._waiting.append(Call(future))
-        self._something.set()
         return future
 
     async def close(self) -> None:
@@ -156,12 +158,10 @@ class Lane:
                 call.future.exception()
         self._waiting.clear()
 
-    async def _write(self) -> None:
-        while True:
-            await self._something.wait()
-            self._something.clear()
-            outgoing, self._outgoing = self._outgoing, []
-            await self._connection.send_packed_command(outgoing, check_health=False)
+    def _write(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if not self.lost:
+            self._writer.write(b"".join(outgoing))
 
     async def _read(self) -> None:
         read, waiting = self._connection.read_response, self._waiting

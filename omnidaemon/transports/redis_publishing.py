@@ -18,7 +18,7 @@ from omnidaemon.drivers.redis import Link, LinkLostError
 from omnidaemon.drivers.redis_changes import Blobs, milliseconds
 from omnidaemon.drivers.redis_client import pack
 from omnidaemon.drivers.redis_keys import Keys
-from omnidaemon.drivers.redis_scripts import PUBLISH
+from omnidaemon.drivers.redis_scripts import PUBLISH, PUBLISH_ONE, Script
 from omnidaemon.errors import BacklogFull
 from omnidaemon.messages import Message
 
@@ -27,6 +27,7 @@ _REMEMBERED = 10_000  # calls whose fate was unknown, until they are made again
 _AGAIN = 2  # times a batch is sent again at once, before its callers are told
 
 _Name = tuple[tuple[str, str], ...]
+_Question = tuple[Script, list[str], list[bytes]]
 
 
 class _Call:
@@ -52,6 +53,7 @@ class Publisher:
         self._bound = -1 if bound is None else bound
         self._receipts = keys.receipts(secrets.token_hex(8))
         self._calls: list[_Call] = []
+        self._busy = False
         self._task: asyncio.Task[None] | None = None
         self._batch = 0
         self._doubts: dict[_Name, list[int]] = {}
@@ -63,32 +65,52 @@ class Publisher:
         if call.name in self._stored:  # it was, as a later batch has found out
             del self._stored[call.name]
             return
-        self._calls.append(call)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._flush(), name="omnidaemon-redis-publish")
-        await call.future
+        if self._busy:
+            self._calls.append(call)
+            await call.future
+            return
+        # Alone: no task stands between the caller and the server.
+        self._busy = True
+        try:
+            await self._flush([call])
+        except asyncio.CancelledError:
+            self._doubt([call])  # made again, it is stored once
+            raise
+        finally:
+            if self._calls:
+                self._task = asyncio.create_task(self._flush_rest(), name="omnidaemon-publish")
+            else:
+                self._busy = False
+        call.future.result()
 
-    async def _flush(self) -> None:
-        while self._calls:
-            calls, self._calls = self._calls[:_CALLS_MOST], self._calls[_CALLS_MOST:]
-            try:
-                await self._store(calls)
-            except (LinkLostError, RedisError) as error:
-                for call in calls:
-                    if not call.future.done():
-                        call.future.set_exception(error)
-            except BaseException:
-                for call in calls:
-                    call.future.cancel()
-                raise
+    async def _flush_rest(self) -> None:
+        """Stores what came meanwhile, and what comes while that is stored."""
+        try:
+            while self._calls:
+                calls, self._calls = self._calls[:_CALLS_MOST], self._calls[_CALLS_MOST:]
+                await self._flush(calls)
+        finally:
+            self._busy = False
+
+    async def _flush(self, calls: list[_Call]) -> None:
+        try:
+            await self._store(calls)
+        except (LinkLostError, RedisError) as error:
+            for call in calls:
+                if not call.future.done():
+                    call.future.set_exception(error)
+        except BaseException:
+            for call in calls:
+                call.future.cancel()
+            raise
 
     async def _store(self, calls: list[_Call]) -> None:
         for turn in range(_AGAIN + 1):
             self._batch += 1
             doubts = sorted({batch for batches in self._doubts.values() for batch in batches})
-            keys, arguments = self._packed(calls, doubts)
+            script, keys, arguments = self._one(calls, doubts) or self._packed(calls, doubts)
             try:
-                answers, confirmed = await self._link.run(PUBLISH, keys, *arguments)
+                answers, confirmed = await self._link.run(script, keys, *arguments)
             except LinkLostError as error:
                 if error.sent:
                     self._doubt(calls)
@@ -100,9 +122,26 @@ class Publisher:
                     self._answer(call, answer)
                 return
 
-    def _packed(self, calls: list[_Call], doubts: list[int]) -> tuple[list[str], list[bytes]]:
+    def _one(self, calls: list[_Call], doubts: list[int]) -> _Question | None:
+        """What to send if it is one event, now, and nothing else is asked; None if it is not."""
+        if len(calls) > 1 or doubts or self._bound >= 0 or len(calls[0].messages) > 1:
+            return None
+        (message,) = calls[0].messages
+        if message.delay:
+            return None
+        topic = message.topic
+        stream, meta, _ = self._keys.topic(topic)
+        words = (topic, self._keys.wake(topic), message.id)
+        return (
+            PUBLISH_ONE,
+            [self._keys.registry, self._receipts, stream, meta],
+            [*(word.encode() for word in words), message.body, b"%d" % self._batch],
+        )
+
+    def _packed(self, calls: list[_Call], doubts: list[int]) -> _Question:
         places: dict[str, int] = {}
         packed: list[list[Any]] = []
+        timed = False
         blobs = Blobs()
         for call in calls:
             body: list[Any] = [self._doubts.get(call.name, ())]
@@ -113,12 +152,14 @@ class Publisher:
                     messages = topics[message.topic] = []
                     body += places.setdefault(message.topic, len(places) + 1), messages
                 messages += message.id, blobs.place(message.body, message.id)
-                messages.append(milliseconds(message.delay))
+                messages.append(milliseconds(message.delay) if message.delay else 0)
+                timed |= message.delay > 0
             packed.append(body)
         common = {
             "batch": self._batch,
             "doubts": doubts,
             "bound": self._bound,
+            "timed": self._bound >= 0 or timed,
             "calls": packed,
             "topics": list(places),
             "channels": [self._keys.wake(topic) for topic in places],
@@ -126,7 +167,7 @@ class Publisher:
         keys = [self._keys.registry, self._receipts]
         for topic in places:
             keys += self._keys.topic(topic)
-        return keys, [pack(common), *blobs]
+        return PUBLISH, keys, [pack(common), *blobs]
 
     def _doubt(self, calls: list[_Call]) -> None:
         for call in calls:

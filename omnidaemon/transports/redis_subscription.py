@@ -189,7 +189,7 @@ class RedisSubscription:
         for kind, count, runs, (position, fields) in back:
             attempt, crashes, replays = map(int, runs.split())
             place = position.decode()
-            token: Token = (kind.decode(), place, count, generation, int(_field(fields, 5)))
+            token: Token = (kind.decode(), place, count, generation, _number(fields))
             if token[0] == "r":
                 place = _field(fields, 7).decode()
             event, body = _event(place, fields)
@@ -199,7 +199,7 @@ class RedisSubscription:
         for position, fields in fresh:
             place = position.decode()
             event, body = _event(place, fields)
-            token = ("s", place, 1, generation, int(_field(fields, 5)))
+            token = ("s", place, 1, generation, _number(fields))
             deliveries.append(Delivery(topic, group, event, place, body, token))
         return deliveries
 
@@ -300,6 +300,12 @@ def _rows(reply: Any) -> list[Any]:
 
 def _field(fields: list[bytes], place: int) -> bytes:
     return fields[place] if len(fields) > place else b"0"
+
+
+def _number(fields: list[bytes]) -> int:
+    """The event's place in the order of its topic; 0 for one that another program added."""
+    number = _field(fields, 5).partition(b" ")[0]
+    return int(number) if number.isdigit() else 0
 
 
 def _event(position: str, fields: list[bytes]) -> tuple[str, bytes]:

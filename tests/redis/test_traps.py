@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from omnidaemon.drivers.redis import LinkLostError
-from omnidaemon.drivers.redis_scripts import CLAIM, PUBLISH, SETTLE
+from omnidaemon.drivers.redis_scripts import CLAIM, PUBLISH, PUBLISH_ONE, SETTLE, Script
 from omnidaemon.errors import ConnectionLost, TransportError
 from omnidaemon.messages import Ack, Count, Delivery, Message, Release, Settlement, Write
 from omnidaemon.stores.redis import RedisStore
@@ -25,13 +25,27 @@ def events(count: int, topic: str = "orders") -> list[Message]:
     return [Message(topic, f"e{n}", b"{}") for n in range(count)]
 
 
-async def test_a_publish_whose_reply_was_cut_stores_one_event(proxy: Proxy, client: Any) -> None:
+@pytest.mark.parametrize(("count", "script"), [(1, PUBLISH_ONE), (3, PUBLISH)])
+async def test_a_publish_whose_reply_was_cut_stores_its_events_once(
+    proxy: Proxy, client: Any, count: int, script: Script
+) -> None:
     async with RedisTransport(proxy.url) as transport:
         await transport.publish(*events(1, "warm-up"))
-        proxy.cut_reply_to(PUBLISH.digest)
-        await transport.publish(*events(3))
+        proxy.cut_reply_to(script.digest)
+        await transport.publish(*events(count))
     assert proxy.cuts == 1
-    assert await client.xlen("omni-stream:orders") == 3
+    assert await client.xlen("omni-stream:orders") == count
+
+
+async def test_a_publish_that_was_cancelled_and_made_again_stores_one_event(
+    transport: RedisTransport, client: Any
+) -> None:
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await transport.publish(*events(1))
+    await transport.publish(*events(1, "another"))
+    await transport.publish(*events(1))
+    assert await client.xlen("omni-stream:orders") == 1
 
 
 async def test_a_publish_made_again_by_its_caller_stores_one_event(
@@ -248,23 +262,23 @@ async def test_dead_consumers_go_and_what_they_held_stays(
 async def test_one_from_whom_something_was_taken_settles_none_of_it(
     server: RedisServer, transport: RedisTransport
 ) -> None:
-    await transport.publish(*events(4))
+    await transport.publish(*events(3))
     async with (
-        transport.subscribe("orders", "mail", lease=0.3) as frozen,
+        transport.subscribe("orders", "mail", lease=0.5) as frozen,
         RedisTransport(server.url) as elsewhere,
-        elsewhere.subscribe("orders", "mail", lease=0.3) as taker,
+        elsewhere.subscribe("orders", "mail", lease=0.5) as taker,
     ):
         held = await frozen.receive(3, wait=0)
         taken: list[Delivery] = []
-        while len(taken) < 4:
-            taken += await taker.receive(4 - len(taken), wait=1)
+        while len(taken) < 3:
+            taken += await taker.receive(3 - len(taken), wait=1)
         counted = (Count("metrics", "mail", "runs", 1),)
         late = [Settlement(d, Ack(), changes=counted) for d in held]
         assert await frozen.settle(late) == ["lost"] * 3
         on_time = [Settlement(d, Ack(), changes=counted) for d in taken]
-        assert await taker.settle(on_time) == ["applied"] * 4
+        assert await taker.settle(on_time) == ["applied"] * 3
         async with RedisStore(server.url) as store:
-            assert await store.totals("metrics") == {"mail": {"runs": 4}}
+            assert await store.totals("metrics") == {"mail": {"runs": 3}}
         # It is trusted again with what it is given from now on.
         await transport.publish(*events(3))
         again = [*await frozen.receive(1, wait=1), *await frozen.receive(2, wait=1)]

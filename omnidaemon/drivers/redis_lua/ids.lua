@@ -19,8 +19,9 @@ local function before(id)
   return '0-0'
 end
 
--- Events are numbered without holes (`n`), so that how far a group is behind is a subtraction.
--- The fields of an entry are id, body, n, and pos: the bytes of all bodies up to it.
+-- Events are numbered without holes, so that how far a group is behind is a subtraction. The fields
+-- of an entry are id, body, and n: its number, and the bytes of all bodies up to it.
 local function number(entry)
-  return tonumber(entry[2][6] or 0), tonumber(entry[2][8] or 0)
+  local n, pos = string.match(entry[2][6] or '', '^(%d+) (%d+)$')
+  return tonumber(n or 0), tonumber(pos or 0)
 end

@@ -2,12 +2,14 @@
 -- { sent before as, topic's place, its messages (as `store` takes them), the next topic's... }.
 -- Returns for each call '' if stored, or the place of the topic that is full and what it holds.
 local a = cmsgpack.unpack(ARGV[1])
-local registry, receipts, now = KEYS[1], KEYS[2], clock()
+local registry, receipts, now = KEYS[1], KEYS[2], a.timed and clock() or 0
 local DAY = 86400000
 
 local stored_before = {}
 if #a.doubts > 0 then
-  for _, batch in ipairs(redis.call('LRANGE', receipts, 0, -1)) do stored_before[batch] = true end
+  for batch in string.gmatch(redis.call('GET', receipts) or '', '%d+') do
+    stored_before[batch] = true
+  end
 end
 
 -- Events that the slowest group has not settled. Groups unseen for a day do not count.
@@ -53,11 +55,11 @@ for c, call in ipairs(a.calls) do
 end
 for place, topic in pairs(topics) do
   close_topic(topic)
-  wake(topic.meta, a.channels[place])
+  if topic.idle then wake(topic.meta, a.channels[place]) end
 end
-redis.call('LPUSH', receipts, a.batch)
-redis.call('LTRIM', receipts, 0, 63)
-redis.call('EXPIRE', receipts, 600)
+-- Receipts are added up only while the caller does not know what became of a batch.
+local until_then = #a.doubts > 0 and redis.call('GET', receipts) or ''
+redis.call('SET', receipts, until_then .. ' ' .. a.batch, 'EX', 600)
 local confirmed = {}
 for _, batch in ipairs(a.doubts) do
   if stored_before[tostring(batch)] then confirmed[#confirmed + 1] = batch end

@@ -20,7 +20,7 @@ for _, letter in ipairs(letters) do
   local field = {}
   for i = 1, #letter[2], 2 do field[letter[2][i]] = letter[2][i + 1] end
   local id = redis.call('XADD', retry, '*', 'id', field.id, 'body', field.body,
-    'n', 0, 'position', field.position)
+    'n', '0 0', 'position', field.position)
   redis.call('XREADGROUP', 'GROUP', a.group, WAITING, 'COUNT', 1, 'STREAMS', retry, '>')
   redis.call('HSET', state, 'r' .. id, '1 0 ' .. (field.replays + 1))
   redis.call('ZADD', due, string.format('%.0f', now), 'r' .. id)

@@ -1,18 +1,18 @@
 -- Topics that a script adds events to: how many there are, and their bytes, read and written once.
 local function open_topic(registry, stream, meta, delayed, topic)
-  local known = redis.call('HMGET', meta, 'n', 'pos')
+  local known = redis.call('HMGET', meta, 'n', 'pos', 'idle')
   if not known[1] then
     redis.call('SADD', registry, topic)
     redis.call('PERSIST', meta)  -- what remains of a removed topic expires; this one lives
   end
-  return { stream = stream, meta = meta, delayed = delayed,
+  return { stream = stream, meta = meta, delayed = delayed, idle = known[3],
     n = tonumber(known[1] or 0), pos = tonumber(known[2] or 0) }
 end
 
 local function add(topic, id, body)
   local n, pos = topic.n + 1, topic.pos + #body
   topic.n, topic.pos = n, pos
-  redis.call('XADD', topic.stream, '*', 'id', id, 'body', body, 'n', n, 'pos', pos)
+  redis.call('XADD', topic.stream, '*', 'id', id, 'body', body, 'n', string.format('%d %d', n, pos))
 end
 
 local function close_topic(topic)
