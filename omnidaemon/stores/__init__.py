@@ -14,6 +14,7 @@ BACKENDS: dict[str, Backend] = {
     "memory": Backend("omnidaemon.stores.memory:MemoryStore"),
     "sqlite": Backend("omnidaemon.stores.sqlite:SQLiteStore"),
     "sqlite+fast": Backend("omnidaemon.stores.sqlite:SQLiteStore"),
+    "json": Backend("omnidaemon.stores.json:JSONStore"),
     "redis": _REDIS,
     "rediss": _REDIS,
     "unix": _REDIS,

@@ -50,6 +50,8 @@ SETTINGS = [
     Setting("redis-7.0", "asyncio"),
     Setting("redis-6.2", "asyncio"),
 ]
+STORE_SETTINGS = [*SETTINGS, Setting("json", "asyncio"), Setting("json", "trio")]
+"""Some backends are stores alone."""
 
 
 ACK = Ack()

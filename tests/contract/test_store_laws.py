@@ -9,9 +9,12 @@ import anyio
 import pytest
 
 from omnidaemon.messages import Count, Record, Write
-from tests.contract.conftest import Backend, Setting
+from tests.contract.conftest import STORE_SETTINGS, Backend, Setting
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.parametrize("setting", STORE_SETTINGS, ids=str, indirect=True),
+]
 
 
 def keys(records: list[Record]) -> list[str]:

@@ -1,0 +1,82 @@
+"""Where the JSON store's records stand in its file: one collection, kept in memory."""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left
+
+from omnidaemon.drivers.memory_records import Shelf
+from omnidaemon.messages import Count, Record, Write
+
+_PLACE = struct.Struct("<QI")
+
+
+class Index(Shelf):
+    """A shelf whose records have, for a value, the place of their line.
+
+    Attributes:
+        live: Bytes of the lines that records stand in.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self._sorted: list[str] | None = None
+
+    def put_line(
+        self, write: Write, position: int, length: int, *, written: float, expires: float | None
+    ) -> None:
+        """Notes where a record stands, which is the newest then."""
+        if expires is not None:
+            write = Write(write.collection, write.key, b"", write.label, expires - written)
+        self.put(write, _PLACE.pack(position, length), now=written, unix=written)
+        self.live += length
+        if self._sorted is not None:
+            self._insert(self._sorted, write.key)
+
+    def _insert(self, ordered: list[str], key: str) -> None:
+        spot = bisect_left(ordered, key)
+        if spot == len(ordered) or ordered[spot] != key:
+            ordered.insert(spot, key)
+
+    def drop(self, key: str) -> bool:
+        """See Shelf."""
+        record = self.get(key)
+        if record is not None:
+            self.live -= place_of(record)[1]
+        return super().drop(key)
+
+    def add_line(self, collection: str, key: str, sums: dict[str, float]) -> None:
+        """Adds to counters."""
+        for field, amount in sums.items():
+            self.add(Count(collection, key, field, amount))
+
+    def starting(self, prefix: str, limit: int) -> list[Record]:
+        """The newest records whose key has the prefix; the others are not looked at.
+
+        Keys are put in order when this is first asked for: a worker never does.
+        """
+        ordered = self._sorted
+        if ordered is None or len(ordered) > 2 * len(self._entries) + 64:
+            # Keys of dropped records stay in it, because each removal would move all the rest.
+            ordered = self._sorted = sorted(self._entries)
+        found = []
+        for spot in range(bisect_left(ordered, prefix), len(ordered)):
+            key = ordered[spot]
+            if not key.startswith(prefix):
+                break
+            entry = self._entries.get(key)
+            if entry is not None:
+                found.append(entry)
+        found.sort(key=lambda entry: -entry.write)
+        return [entry.record for entry in found[: max(0, limit)]]
+
+    def oldest_first(self) -> list[Record]:
+        """All records."""
+        return [entry.record for entry in self._entries.values()]
+
+
+def place_of(record: Record) -> tuple[int, int]:
+    """Where the record's line begins, and how long it is, in bytes."""
+    position, length = _PLACE.unpack(record.value)
+    return position, length
