@@ -84,8 +84,9 @@ def _is_one_line_of_json(value: bytes) -> bool:
     if not value or value[0] in _BLANK or value[-1] in _BLANK or b"\n" in value or b"\r" in value:
         return False  # in a line it would not come back byte for byte
     try:
+        value.decode()  # msgspec does not look at the bytes of every string
         _any_json(value)
-    except (msgspec.DecodeError, RecursionError):
+    except (UnicodeDecodeError, msgspec.DecodeError, RecursionError):
         return False
     return True
 

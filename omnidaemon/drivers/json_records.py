@@ -212,12 +212,13 @@ class Records:
 
     def _wasted(self) -> int:
         """Bytes beyond what a new file could do with, and as much again."""
+        now = self._clock()
+        for index in self._indexes.values():
+            index.sweep(now)
         live = self._unavoidable + sum(index.live for index in self._indexes.values())
         return self._file.end - 2 * live
 
     def _compact(self) -> None:
-        for index in self._indexes.values():
-            index.sweep(self._clock())
         try:
             self._file.replace(self._live_lines())
         except (OSError, StoreError) as error:
