@@ -525,9 +525,19 @@ class AgentConsumer:
     def _settle_apart(self) -> Callable[[list[Settlement]], Awaitable[Sequence[Verdict]]]:
         """Settles where the store is another backend: records first, then the rest in one step.
 
-        Who has lost a delivery writes nothing. A crash in between repeats the run, whose record
-        replaces this one; counters may then count it twice, which no order can avoid.
+        1. Renewing says who has lost a delivery, and writes nothing; the others have a whole lease
+           for what follows. Only a store that takes longer than that, while the keeper's renewals
+           fail as well, lets a late record replace the one of the run that settled.
+        2. Records are written before anybody can be told that the event is done.
+        3. Replies, ack and notice are one step of the transport. Replies published before the
+           records would be published again with each repeat, and could be answered by an agent
+           that asks for a result that is not there yet.
+
+        A crash after 1 or 2 leaves the delivery leased: it is run again, its record replaces this
+        one, its replies are published once. Counters may then count it twice, as they do if a store
+        wrote and its answer was lost; no order can avoid that.
         """
+        # Of this batch alone: what an earlier try wrote is not counted again.
         written: set[Any] = set()
 
         async def settle(batch: list[Settlement]) -> Sequence[Verdict]:

@@ -1,5 +1,6 @@
 """The JSON store in several processes at once, and in ones that are killed while they write."""
 
+import json
 import random
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 
 from omnidaemon.messages import Count, Write
 from omnidaemon.stores.json import JSONStore
+from tests.redis.servers import RedisServer, binaries
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
 ROOT = Path(__file__).parent.parent.parent
@@ -39,6 +41,35 @@ async def main():
 
 anyio.run(main)
 """
+
+APP = """
+from omnidaemon import App
+
+app = App("shop")
+
+@app.agent("orders")
+async def double(n: int) -> int:
+    return 2 * n + 2
+"""
+
+
+@pytest.fixture
+def redis_url(tmp_path, no_server):
+    """Starts a server when asked."""
+    started = []
+
+    def url():
+        if not binaries():
+            no_server("there is no redis-server")
+        folder = tmp_path / "redis"
+        folder.mkdir()
+        started.append(RedisServer(binaries()[max(binaries())], folder))
+        started[-1].start()
+        return started[-1].url
+
+    yield url
+    for server in started:
+        server.stop()
 
 
 @pytest.fixture
@@ -118,3 +149,39 @@ async def test_writers_killed_at_any_moment_leave_whole_writes_only(write_in_pro
             records += len(found)
         assert records > 300
         assert totals["all"] == {"records": records}
+
+
+@pytest.mark.parametrize("bus", ["sqlite", "redis_stream"])
+def test_the_command_line_reads_what_a_worker_keeps_in_json_files(
+    bus, start, run, tmp_path, redis_url
+):
+    (tmp_path / "shop.py").write_text(APP)
+    env = {
+        "EVENT_BUS_TYPE": bus,
+        "STORAGE_BACKEND": "json",
+        "JSON_STORAGE_DIR": str(tmp_path / "deep" / "data"),
+        "OMNIDAEMON_SQLITE": str(tmp_path / "events.db"),
+    }
+    if bus == "redis_stream":
+        env["REDIS_URL"] = redis_url()
+    worker = start("worker", "shop:app", **env)
+    worker.line("is ready")
+    published = run("task", "publish", "--topic", "orders", "--payload", "20", "--wait", **env)
+    assert published.returncode == 0, published.stderr
+    assert "42" in published.stdout
+    [task] = json.loads(run("task", "list", "--json", **env).stdout)
+    shown = json.loads(run("task", "result", task["task_id"], "--json", **env).stdout)
+    assert "42" in json.dumps(shown)
+    assert "orders" in run("metrics", **env).stdout
+    assert json.loads(run("health", "--json", **env).stdout)["status"] == "running"
+
+    file = tmp_path / "deep" / "data" / "records.jsonl"
+    damaged = file.read_bytes().replace(b'"collection":"results"', b'"collection":results', 1)
+    worker.send(signal.SIGTERM)
+    assert worker.ended() == 0
+    file.write_bytes(damaged)
+    for command in (("metrics",), ("task", "list"), ("task", "result", task["task_id"])):
+        failed = run(*command, **env)
+        assert failed.returncode == 1
+        assert f"{file} is damaged: line" in failed.stderr
+    assert file.read_bytes() == damaged
