@@ -1,8 +1,7 @@
 """A connection to Redis that many tasks share: commands of one turn of the loop leave together.
 
-redis-py connects (addresses, TLS, passwords) and parses; it repeats nothing, because a repeated
-command that was applied is applied twice. Nothing here blocks in Redis, so that one connection per
-event loop serves any number of subscriptions, and a cancelled wait leaves a connection in order.
+Nothing here blocks in Redis, so that one connection per event loop (and node of a cluster) serves
+any number of subscriptions, and a cancelled wait leaves a connection in order.
 """
 
 from __future__ import annotations
@@ -13,15 +12,12 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from redis.asyncio.connection import AbstractConnection, Connection, parse_url
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import MasterDownError, NoScriptError, RedisError, ResponseError
 
+from omnidaemon.drivers.redis_address import Address, Node
+from omnidaemon.drivers.redis_address import LinkLostError as LinkLostError
 from omnidaemon.drivers.redis_scripts import Script
-from omnidaemon.errors import ConfigurationError
 
 Pack = Callable[[tuple[Any, ...]], Any]
 try:  # in C, and packs four times as fast
@@ -31,58 +27,8 @@ except ImportError:
 else:
     _pack = cast(Pack, _in_c)
 
-CONNECT_SECONDS = 5.0
 SILENT_SECONDS = 10.0
 """A command that is not answered for so long is on a dead connection."""
-
-
-class LinkLostError(Exception):
-    """The server cannot be reached.
-
-    Attributes:
-        sent: True if the command may have been executed.
-    """
-
-    def __init__(self, message: str, *, sent: bool) -> None:
-        super().__init__(message)
-        self.sent = sent
-
-
-class Address:
-    """What a URL says.
-
-    Attributes:
-        name: The server and database, without passwords.
-        prefix: What all keys start with: the URL's `prefix=`, "omni" by default.
-    """
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        query = dict(parse_qsl(parts.query))
-        self.prefix = query.pop("prefix", "omni")
-        try:
-            options: dict[str, Any] = dict(
-                parse_url(urlunsplit(parts._replace(query=urlencode(query))))
-            )
-        except ValueError as error:
-            # The URL is not repeated: it may hold a password.
-            raise ConfigurationError(f"this is no usable Redis URL: {error}") from None
-        self._kind: Callable[..., AbstractConnection] = options.pop("connection_class", Connection)
-        self._options = options
-        where = options.get("path") or (
-            f"{options.get('host', 'localhost')}:{options.get('port', 6379)}"
-        )
-        self.name = f"redis:{where}/{options.get('db', 0)}/{self.prefix}"
-
-    def connection(self) -> Any:
-        """A connection, not connected yet; redis-py has no types for all that one does."""
-        return self._kind(
-            **self._options,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=None,  # SILENT_SECONDS holds instead; it would also end quiet reads
-            socket_connect_timeout=CONNECT_SECONDS,
-        )
 
 
 class Call:
@@ -171,6 +117,13 @@ class Lane:
             except ResponseError as error:
                 reply = error
             future = waiting.popleft().future
+            if isinstance(reply, ResponseError) and self._is_demoted(reply):
+                reason = f"it is the primary no more ({reply})"
+                if not future.done():
+                    lost = LinkLostError(f"{self._address.name}: {reason}", sent=False)
+                    future.set_exception(lost)
+                    future.exception()
+                raise ConnectionError(reason)  # connecting again asks the sentinels
             if future.done():
                 continue  # who waited was cancelled
             if isinstance(reply, ResponseError):
@@ -179,6 +132,15 @@ class Lane:
             else:
                 future.set_result(reply)
 
+    def _is_demoted(self, error: ResponseError) -> bool:
+        if self._address.kind != "sentinel":
+            return False
+        # Redis 6.2 wraps what a script's command meets in a text of its own.
+        return (
+            isinstance(error, MasterDownError)
+            or "READONLY" in f"{type(error).__name__} {error}".upper()
+        )
+
     async def _listen_for_silence(self) -> None:
         while True:
             await asyncio.sleep(SILENT_SECONDS / 4)
@@ -186,16 +148,9 @@ class Lane:
                 raise TimeoutError(f"no answer for {SILENT_SECONDS:.0f} s")
 
 
-async def open_lane(address: Address) -> Lane:
+async def open_lane(address: Address, node: Node | None = None) -> Lane:
     """Connects; raises LinkLostError, or ConfigurationError where no retry can help."""
-    connection = address.connection()
-    try:
-        await connection.connect()
-    except AuthenticationError as error:
-        raise ConfigurationError(f"{address.name} refuses the user or password: {error}") from error
-    except (RedisError, OSError) as error:
-        raise LinkLostError(f"{address.name} cannot be reached: {error}", sent=False) from error
-    return Lane(address, connection)
+    return Lane(address, await address.connect(node))
 
 
 async def run_on(lane: Lane, script: Script, keys: list[str], *arguments: bytes) -> Any:
@@ -220,11 +175,11 @@ async def answer_of(
 
 
 class Link:
-    """One event loop's way to the server: connects when needed, and again after a loss."""
+    """One event loop's way to a server: connects when needed, and again after a loss."""
 
-    def __init__(self, address: Address) -> None:
-        self.loop = asyncio.get_running_loop()
+    def __init__(self, address: Address, node: Node | None = None) -> None:
         self._address = address
+        self._node = node
         self._lane: Lane | None = None
         self._opening = asyncio.Lock()
 
@@ -236,7 +191,7 @@ class Link:
         async with self._opening:
             lane = self._lane
             if lane is None or lane.lost:
-                lane = self._lane = await open_lane(self._address)
+                lane = self._lane = await open_lane(self._address, self._node)
             return lane
 
     async def call(self, *command: Any) -> Any:
@@ -246,6 +201,14 @@ class Link:
     async def run(self, script: Script, keys: list[str], *arguments: bytes) -> Any:
         """Runs a script."""
         return await run_on(await self.lane(), script, keys, *arguments)
+
+    async def check(self) -> None:
+        """Returns if the server answers."""
+        await self.call("PING")
+
+    async def connect(self) -> Any:
+        """Another connection, for pub/sub."""
+        return await self._address.connect(self._node)
 
     async def close(self) -> None:
         """Lets go of the connection."""

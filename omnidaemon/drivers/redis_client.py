@@ -12,7 +12,8 @@ from typing import Any, ClassVar, Self
 import msgspec
 from redis.exceptions import RedisError
 
-from omnidaemon.drivers.redis import Address, Link, LinkLostError
+from omnidaemon.drivers.redis import Link
+from omnidaemon.drivers.redis_address import Address, LinkLostError
 from omnidaemon.drivers.redis_ears import Ears
 from omnidaemon.drivers.redis_keys import Keys
 from omnidaemon.drivers.redis_scripts import Script
@@ -59,7 +60,7 @@ class Loop:
         self.loop = asyncio.get_running_loop()
         self.process = os.getpid()
         self.link = Link(address)
-        self.ears = Ears(address)
+        self.ears = Ears(self.link.connect)
         self.rest: dict[str, Any] = {}
 
     async def close(self) -> None:
@@ -90,7 +91,8 @@ class Client:
 
     async def check(self) -> None:
         """See the contract."""
-        await self.call("PING")
+        async with self.translated():
+            await self.here.link.check()
 
     async def close(self) -> None:
         """See the contract."""

@@ -10,12 +10,15 @@ import asyncio
 import math
 import random
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import Any
 
 from redis.exceptions import RedisError, ResponseError
 
 from omnidaemon.drivers.bell import Bell
-from omnidaemon.drivers.redis import Address
+from omnidaemon.drivers.redis_address import LinkLostError
+from omnidaemon.errors import ConfigurationError
 
 _PAUSE_MOST = 1.0
 _KEPT = 16  # channels that nobody listens to any more, and somebody may again soon
@@ -24,17 +27,17 @@ _KEPT = 16  # channels that nobody listens to any more, and somebody may again s
 class Ears:
     """The channels that tasks of one event loop listen to."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, connect: Callable[[], Awaitable[Any]]) -> None:
         self.bell = Bell()
         self.up = False
-        self._address = address
+        self._connect = connect
         self._channels: Counter[str] = Counter()
         self._left: dict[str, None] = {}
         self._confirmed: dict[str, asyncio.Event] = {}
         self._task: asyncio.Task[None] | None = None
         self._outgoing: list[bytes] = []
         self._something = asyncio.Event()
-        self._connection = address.connection()
+        self._connection: Any = None
 
     async def attend(self, channel: str) -> None:
         """Listens to the channel; what is published after this returned rings, while `up`.
@@ -86,24 +89,24 @@ class Ears:
     async def _listen(self) -> None:
         pause = 0.05
         while True:
-            self._connection = self._address.connection()
             try:
-                await self._connection.connect()
+                self._connection = await self._connect()
                 pause = 0.05
                 self.up = True
                 if self._confirmed:
                     self._send("SUBSCRIBE", *self._confirmed)
                 self.bell.ring_all()
                 await self._serve()
-            except (RedisError, OSError):
-                pass  # tried again
+            except (LinkLostError, ConfigurationError, RedisError, OSError):
+                pass  # tried again; what is wrong with it, the connection for commands says
             finally:
                 self.up = False
                 self._outgoing = []
                 for confirmed in self._confirmed.values():
                     confirmed.clear()
-                with suppress(RedisError, OSError):
-                    await self._connection.disconnect(nowait=True)
+                if self._connection is not None:
+                    with suppress(RedisError, OSError):
+                        await self._connection.disconnect(nowait=True)
                 self.bell.ring_all()
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(_PAUSE_MOST, pause * 2)

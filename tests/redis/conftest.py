@@ -11,7 +11,7 @@ import pytest
 import redis.asyncio
 
 from omnidaemon.transports.redis import RedisTransport
-from tests.redis.servers import RedisServer, binaries
+from tests.redis.servers import Cluster, RedisServer, Sentinels, binaries
 
 
 @pytest.fixture
@@ -29,6 +29,32 @@ def server(tmp_path: Path, no_server: Callable[[str], NoReturn]) -> Iterator[Red
     made.start()
     yield made
     made.stop()
+
+
+@pytest.fixture
+def sentinels(tmp_path: Path, no_server: Callable[[str], NoReturn]) -> Iterator[Sentinels]:
+    """A primary and a replica under a sentinel."""
+    if not binaries():
+        no_server("there is no redis-server")
+    made = Sentinels(binaries()[max(binaries())], tmp_path)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, no_server: Callable[[str], NoReturn]) -> Iterator[Cluster]:
+    """A cluster of three masters of its own, the first with a replica."""
+    if not binaries():
+        no_server("there is no redis-server")
+    made = Cluster(binaries()[max(binaries())], tmp_path, replica=True)
+    try:
+        made.start()
+        yield made
+    finally:
+        made.stop()
 
 
 @pytest.fixture
