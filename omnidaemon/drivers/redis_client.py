@@ -82,7 +82,7 @@ class Client:
     def __init__(self, url: str) -> None:
         self._address = Address(url)
         self.backend = self._address.name
-        self.keys = Keys(self._address.prefix)
+        self.keys = Keys(self._address.prefix, cluster=self._address.kind == "cluster")
         self._loops: dict[int, Loop] = {}
 
     async def open(self) -> None:

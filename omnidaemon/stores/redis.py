@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from omnidaemon.drivers import redis_scripts as scripts
@@ -13,10 +13,12 @@ from omnidaemon.messages import Count, Record, Write
 
 
 class RedisStore(Client):
-    """A store on a Redis server; any number of them, and of machines, share it.
+    """A store on Redis, a server or a cluster; any number of them, and of machines, share it.
 
     Args:
-        url: `redis://host:6379/0`, `rediss://` or `unix://`; `?prefix=` is what keys start with.
+        url: `redis://host:6379/0`, `rediss://` or `unix://`;
+            `redis+sentinel://host1:26379,host2:26379/service/0`;
+            `redis+cluster://host1:6379,host2:6379`; `?prefix=` is what keys start with.
     """
 
     failure = StoreError
@@ -27,13 +29,15 @@ class RedisStore(Client):
             blobs = Blobs()
             packed = packed_changes(changes, blobs)
             collections = list({change.collection for change in changes})
-            await self._run(scripts.WRITE, blobs, changes=packed, collections=collections)
+            await self._run(
+                scripts.WRITE, collections, blobs, changes=packed, collections=collections
+            )
 
     async def read(self, collection: str, *keys: str) -> list[Record | None]:
         """See the contract."""
         if not keys:
             return []
-        found = await self._run(scripts.READ, collection=collection, keys=keys)
+        found = await self._run(scripts.READ, [collection], collection=collection, keys=keys)
         return [None if record is None else _record(*record) for record in found]
 
     async def browse(
@@ -46,7 +50,7 @@ class RedisStore(Client):
         start = prefix.encode()
         # No UTF-8 has the byte ff: beyond all that start so.
         between = [b"[" + start, b"(" + start + b"\xff"] if prefix else []
-        found = await self._run(scripts.BROWSE, between, **arguments)
+        found = await self._run(scripts.BROWSE, [collection], between, **arguments)
         return [_record(*record) for record in found]
 
     async def remove(self, collection: str, *keys: str) -> int:
@@ -54,11 +58,12 @@ class RedisStore(Client):
         if not keys:
             return 0
         unique: Sequence[str] = list(dict.fromkeys(keys))
-        return int(await self._run(scripts.REMOVE, collection=collection, keys=unique))
+        found = await self._run(scripts.REMOVE, [collection], collection=collection, keys=unique)
+        return int(found)
 
     async def totals(self, collection: str, *, prefix: str = "") -> dict[str, dict[str, float]]:
         """See the contract."""
-        found = await self.call("HGETALL", f"{self.keys.prefix}-counts:{collection}")
+        found = await self.call("HGETALL", self.keys.counts(collection))
         counters: dict[str, dict[str, float]] = {}
         for name, value in zip(found[::2], found[1::2], strict=True):
             length, _, rest = name.partition(b":")
@@ -69,12 +74,17 @@ class RedisStore(Client):
 
     async def clear(self, collection: str) -> int:
         """See the contract."""
-        return int(await self._run(scripts.CLEAR, collection=collection))
+        return int(await self._run(scripts.CLEAR, [collection], collection=collection))
 
     async def _run(
-        self, script: scripts.Script, blobs: Sequence[bytes] = (), **arguments: Any
+        self,
+        script: scripts.Script,
+        collections: Iterable[str],
+        blobs: Sequence[bytes] = (),
+        **arguments: Any,
     ) -> Any:
-        return await self.run(script, [], blobs, prefix=self.keys.prefix, **arguments)
+        keys = self.keys.collections(collections)
+        return await self.run(script, keys, blobs, prefix=self.keys.records, **arguments)
 
 
 def _record(key: bytes, written: int, stored: bytes) -> Record:

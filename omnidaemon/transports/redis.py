@@ -33,10 +33,12 @@ from omnidaemon.transports.redis_subscription import POLL, RedisSubscription
 
 
 class RedisTransport(RedisGroups):
-    """A transport on a Redis server; any number of them, and of machines, share it.
+    """A transport on Redis, a server or a cluster; any number of them, and of machines, share it.
 
     Args:
-        url: `redis://host:6379/0`, `rediss://` or `unix://`; `?prefix=` is what keys start with.
+        url: `redis://host:6379/0`, `rediss://` or `unix://`;
+            `redis+sentinel://host1:26379,host2:26379/service/0`;
+            `redis+cluster://host1:6379,host2:6379`; `?prefix=` is what keys start with.
         limits: How much it keeps and takes.
     """
 

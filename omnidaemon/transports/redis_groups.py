@@ -32,10 +32,14 @@ class RedisGroups(RedisInspection):
 
     async def join(self, consumer: Consumer, start: Start, *, repair: bool = False) -> Any:
         """Adds a consumer to its group, which is made; or, to repair it, made where it was lost."""
-        registry_and_topic = [self.keys.registry, *self.keys.topic(consumer.topic)[:2]]
+        keys, topic = self.keys, consumer.topic
         return await self.run(
             scripts.JOIN,
-            [*registry_and_topic, *self.keys.group(consumer.topic, consumer.group)[:2]],
+            [
+                keys.registry_for(topic),
+                *keys.topic(topic)[:2],
+                *keys.group(topic, consumer.group)[:2],
+            ],
             topic=consumer.topic,
             group=consumer.group,
             consumer=consumer.name,

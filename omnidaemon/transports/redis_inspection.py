@@ -41,7 +41,7 @@ class RedisInspection(Client):
 
     async def _topic(self, name: str) -> Any:
         """Events, bytes, delayed, groups, groups with dead letters; None for an unknown topic."""
-        keys = [self.keys.registry, *self.keys.topic(name)]
+        keys = [self.keys.registry_for(name), *self.keys.topic(name)]
         return await self.run(scripts.INSPECT_TOPIC, keys, topic=name)
 
     async def groups(self, topic: str) -> list[GroupInfo]:
@@ -237,7 +237,7 @@ class RedisInspection(Client):
         asked = await self._topic(topic)
         if asked is None:
             return False
-        keys = [self.keys.registry, *self.keys.topic(topic)]
+        keys = [self.keys.registry_for(topic), *self.keys.topic(topic)]
         groups = [text(group) for group in asked[3]]
         for name in {*groups, *map(text, asked[4])}:
             keys += self.keys.group(topic, name)

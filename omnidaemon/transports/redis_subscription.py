@@ -55,11 +55,11 @@ class RedisSubscription:
         keys, topic, group = groups.keys, consumer.topic, consumer.group
         stream, meta, delayed = keys.topic(topic)
         members, due, retry, attempts, dead = keys.group(topic, group)
-        registry = keys.registry
+        registry = keys.registry_for(topic)
         self._stream = stream
         self._claim_keys = [registry, stream, meta, delayed, members, due, retry, attempts]
         self._leave_keys = [stream, meta, members, due, retry]
-        receipts = keys.receipts(f"{topic}/{group}/{consumer.name}")
+        receipts = keys.receipts(f"{group}/{consumer.name}", topic)
         self._settle_keys = [registry, stream, meta, due, retry, attempts, dead, receipts, members]
 
     async def receive(self, limit: int, wait: float) -> Sequence[Delivery]:

@@ -2,6 +2,8 @@
 -- live (ms, -1 for none), ':' and its label ('' for none, else with a mark before it). An index holds
 -- the keys of its records by the time of writing (microseconds), which for records that live equally
 -- long is the order in which they expire as well. Beside them the keys in order, for prefixes.
+-- The names of keys are made here of `prefix`, which in a cluster puts all of them into one slot. KEYS
+-- has all but those of the indexes, so that a script runs where they are, or not at all.
 local function index_of(record)
   local length, start = string.match(record, '^(%d+):()')
   return string.sub(record, start, start + tonumber(length) - 1)
