@@ -194,13 +194,28 @@ class Link:
                 lane = self._lane = await open_lane(self._address, self._node)
             return lane
 
-    async def call(self, *command: Any) -> Any:
-        """Runs a command."""
-        return await (await self.lane()).send(*command)
+    @property
+    def is_open(self) -> bool:
+        """Whether it is connected now."""
+        return self._lane is not None and not self._lane.lost
 
-    async def run(self, script: Script, keys: list[str], *arguments: bytes) -> Any:
+    async def call(self, *command: Any, asking: bool = False) -> Any:
+        """Runs a command.
+
+        Args:
+            command: Its name and arguments.
+            asking: True if a node of a cluster has sent us here with a slot that is on its way.
+        """
+        return await _send(await self.lane(), asking, *command)
+
+    async def run(
+        self, script: Script, keys: list[str], *arguments: bytes, asking: bool = False
+    ) -> Any:
         """Runs a script."""
-        return await run_on(await self.lane(), script, keys, *arguments)
+        lane = await self.lane()
+        if asking:
+            return await _send(lane, asking, "EVAL", script.text, len(keys), *keys, *arguments)
+        return await run_on(lane, script, keys, *arguments)
 
     async def check(self) -> None:
         """Returns if the server answers."""
@@ -215,3 +230,9 @@ class Link:
         lane, self._lane = self._lane, None
         if lane is not None:
             await lane.close()
+
+
+def _send(lane: Lane, asking: bool, *command: Any) -> asyncio.Future[Any]:
+    if asking:
+        _ = lane.send("ASKING")  # holds for the next command, which nothing can come before
+    return lane.send(*command)

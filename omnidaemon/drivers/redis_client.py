@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from omnidaemon.drivers.redis import Link
 from omnidaemon.drivers.redis_address import Address, LinkLostError
+from omnidaemon.drivers.redis_cluster import ClusterLink
 from omnidaemon.drivers.redis_ears import Ears
 from omnidaemon.drivers.redis_keys import Keys
 from omnidaemon.drivers.redis_scripts import Script
@@ -59,7 +60,7 @@ class Loop:
     def __init__(self, address: Address) -> None:
         self.loop = asyncio.get_running_loop()
         self.process = os.getpid()
-        self.link = Link(address)
+        self.link = ClusterLink(address) if address.kind == "cluster" else Link(address)
         self.ears = Ears(self.link.connect)
         self.rest: dict[str, Any] = {}
 
@@ -75,6 +76,8 @@ class Client:
     Attributes:
         backend: Where the data is, without passwords.
         keys: The names of keys.
+        apart: True in a cluster: topics lie apart from each other and from the records, and no
+            script sees two of them.
     """
 
     failure: ClassVar[type[OmniDaemonError]]
@@ -82,7 +85,8 @@ class Client:
     def __init__(self, url: str) -> None:
         self._address = Address(url)
         self.backend = self._address.name
-        self.keys = Keys(self._address.prefix, cluster=self._address.kind == "cluster")
+        self.apart = self._address.kind == "cluster"
+        self.keys = Keys(self._address.prefix, cluster=self.apart)
         self._loops: dict[int, Loop] = {}
 
     async def open(self) -> None:

@@ -81,6 +81,7 @@ class RedisStore(Client):
         script: scripts.Script,
         collections: Iterable[str],
         blobs: Sequence[bytes] = (),
+        /,
         **arguments: Any,
     ) -> Any:
         keys = self.keys.collections(collections)

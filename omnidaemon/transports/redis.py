@@ -28,7 +28,7 @@ from omnidaemon.errors import OmniDaemonError, TransportError
 from omnidaemon.messages import Consumer, Message, Start
 from omnidaemon.transports.base import Limits
 from omnidaemon.transports.redis_groups import RedisGroups
-from omnidaemon.transports.redis_publishing import Publisher
+from omnidaemon.transports.redis_publishing import Publisher, Publishers
 from omnidaemon.transports.redis_subscription import POLL, RedisSubscription
 
 
@@ -54,7 +54,8 @@ class RedisTransport(RedisGroups):
         here = self.here
         publisher = here.rest.get("publisher")
         if publisher is None:
-            publisher = Publisher(here.link, self.keys, self.limits.max_backlog)
+            made = Publishers if self.apart else Publisher
+            publisher = made(here.link, self.keys, self.limits.max_backlog, self.registry)
             here.rest["publisher"] = publisher
         try:
             await publisher.publish(messages)

@@ -12,6 +12,7 @@ from omnidaemon.drivers.redis_changes import milliseconds
 from omnidaemon.drivers.redis_client import Client, text
 from omnidaemon.messages import DeadLetter, Event, GroupInfo, Place, TopicInfo
 from omnidaemon.transports.base import Limits
+from omnidaemon.transports.redis_publishing import Registry
 
 _NEAR = 60_000  # milliseconds between an event's id and its storing, clocks that differ included
 _SEARCHED = 200_000  # newest events looked through for an id that says no time
@@ -21,6 +22,10 @@ class RedisInspection(Client):
     """The inspecting half of the Redis transport."""
 
     limits: Limits
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self.registry = Registry(self.keys)
 
     async def topics(self) -> list[TopicInfo]:
         """See the contract."""
@@ -241,6 +246,10 @@ class RedisInspection(Client):
         groups = [text(group) for group in asked[3]]
         for name in {*groups, *map(text, asked[4])}:
             keys += self.keys.group(topic, name)
+        if self.apart:
+            # Before it: who publishes after it names the topic anew.
+            async with self.translated():
+                await self.registry.remove(self.here.link, topic)
         return bool(
             await self.run(
                 scripts.REMOVE_TOPIC,

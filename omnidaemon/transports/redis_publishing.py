@@ -3,6 +3,8 @@
 One batch is on its way at a time; meanwhile the next gathers. A batch whose reply was lost may be
 stored or not: the server keeps the numbers of each publisher's last batches, and a call that is
 made again says in which it was before. So it is stored once, whoever repeats it.
+
+In a cluster each topic has a publisher of its own, and a call of several topics is several steps.
 """
 
 from __future__ import annotations
@@ -17,17 +19,26 @@ from redis.exceptions import RedisError
 from omnidaemon.drivers.redis import Link, LinkLostError
 from omnidaemon.drivers.redis_changes import Blobs, milliseconds
 from omnidaemon.drivers.redis_client import pack
+from omnidaemon.drivers.redis_cluster import ClusterLink
 from omnidaemon.drivers.redis_keys import Keys
 from omnidaemon.drivers.redis_scripts import PUBLISH, PUBLISH_ONE, Script
 from omnidaemon.errors import BacklogFull
 from omnidaemon.messages import Message
 
 _CALLS_MOST = 1_000
+_PUBLISHERS_MOST = 1_000  # those that do nothing are forgotten beyond
 _REMEMBERED = 10_000  # calls whose fate was unknown, until they are made again
 _AGAIN = 2  # times a batch is sent again at once, before its callers are told
 
 _Name = tuple[tuple[str, str], ...]
 _Question = tuple[Script, list[str], list[bytes]]
+
+
+def check_bodies(messages: Sequence[Message]) -> None:
+    """Raises TypeError for a body that is not bytes."""
+    for message in messages:
+        if not isinstance(message.body, bytes):
+            raise TypeError(f"the body of {message.id!r} is {type(message.body).__name__}")
 
 
 class _Call:
@@ -36,28 +47,111 @@ class _Call:
     __slots__ = ("future", "messages", "name")
 
     def __init__(self, messages: Sequence[Message]) -> None:
-        for message in messages:
-            if not isinstance(message.body, bytes):  # before others go along with it
-                raise TypeError(f"the body of {message.id!r} is {type(message.body).__name__}")
+        check_bodies(messages)  # before others go along with it
         self.messages = messages
         self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.name: _Name = tuple((message.topic, message.id) for message in messages)
+        self.name = _name(messages)
+
+
+def _name(messages: Sequence[Message]) -> _Name:
+    return tuple((message.topic, message.id) for message in messages)
+
+
+class Registry:
+    """Says in a cluster which topics there are: their own slots cannot be asked for all of them.
+
+    A topic is named before anything is in it, so that one with events is always found. A name
+    without a topic does no harm.
+    """
+
+    def __init__(self, keys: Keys) -> None:
+        self._key = keys.registry
+        self._added: set[str] = set()
+
+    async def add(self, link: Link | ClusterLink, topic: str, *, anew: bool = False) -> None:
+        """Names the topic, unless this process has, and nobody (`anew`) removed it since."""
+        if anew:
+            self._added.discard(topic)
+        if topic not in self._added:
+            await link.call("SADD", self._key, topic)
+            self._added.add(topic)
+
+    async def remove(self, link: Link | ClusterLink, topic: str) -> None:
+        """Takes the name back."""
+        self._added.discard(topic)
+        await link.call("SREM", self._key, topic)
+
+
+class Publishers:
+    """One event loop's publishers in a cluster: one for each topic."""
+
+    def __init__(self, link: Link | ClusterLink, keys: Keys, bound: int | None, registry: Registry):
+        self._arguments = (link, keys, bound, registry)
+        self._publishers: dict[str, Publisher] = {}
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        """Stores what goes to one topic in one step, topic after topic.
+
+        After an error some topics may have theirs. The same call made again stores only the rest.
+        """
+        check_bodies(messages)
+        topics: dict[str, list[Message]] = {}
+        for message in messages:
+            topics.setdefault(message.topic, []).append(message)
+        done: list[str] = []
+        try:
+            for topic, some in topics.items():
+                await self._publisher(topic).publish(some)
+                done.append(topic)
+        except BaseException:
+            for topic in done:
+                self._publisher(topic).remember(topics[topic])
+            raise
+
+    def _publisher(self, topic: str) -> Publisher:
+        publisher = self._publishers.get(topic)
+        if publisher is None:
+            if len(self._publishers) >= _PUBLISHERS_MOST:
+                self._publishers = {
+                    name: one for name, one in self._publishers.items() if not one.is_idle
+                }
+            publisher = self._publishers[topic] = Publisher(*self._arguments, topic)
+        return publisher
 
 
 class Publisher:
-    """One event loop's way of publishing."""
+    """One event loop's way of publishing; in a cluster, to one topic."""
 
-    def __init__(self, link: Link, keys: Keys, bound: int | None) -> None:
+    def __init__(
+        self,
+        link: Link | ClusterLink,
+        keys: Keys,
+        bound: int | None,
+        registry: Registry,
+        topic: str | None = None,
+    ) -> None:
         self._link = link
         self._keys = keys
         self._bound = -1 if bound is None else bound
-        self._receipts = keys.receipts(secrets.token_hex(8))
+        self._registry = registry
+        self._topic = topic
+        self._receipts = keys.receipts(secrets.token_hex(8), topic)
         self._calls: list[_Call] = []
         self._busy = False
         self._task: asyncio.Task[None] | None = None
         self._batch = 0
         self._doubts: dict[_Name, list[int]] = {}
         self._stored: dict[_Name, None] = {}
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is lost with it."""
+        return not (self._busy or self._calls or self._doubts or self._stored)
+
+    def remember(self, messages: Sequence[Message]) -> None:
+        """These are stored, and a call that publishes just them is the same one made again."""
+        self._stored[_name(messages)] = None
+        self._forget_oldest()
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """Returns when all are stored; LinkLostError, RedisError or BacklogFull if none is."""
@@ -110,7 +204,9 @@ class Publisher:
             doubts = sorted({batch for batches in self._doubts.values() for batch in batches})
             script, keys, arguments = self._one(calls, doubts) or self._packed(calls, doubts)
             try:
-                answers, confirmed = await self._link.run(script, keys, *arguments)
+                if self._topic is not None:
+                    await self._registry.add(self._link, self._topic)
+                answers, confirmed, opened = await self._link.run(script, keys, *arguments)
             except LinkLostError as error:
                 if error.sent:
                     self._doubt(calls)
@@ -120,6 +216,8 @@ class Publisher:
                 self._resolve(calls, set(confirmed))
                 for call, answer in zip(calls, answers, strict=True):
                     self._answer(call, answer)
+                if opened and self._topic is not None:
+                    await self._registry.add(self._link, self._topic, anew=True)
                 return
 
     def _one(self, calls: list[_Call], doubts: list[int]) -> _Question | None:
@@ -134,7 +232,7 @@ class Publisher:
         words = (topic, self._keys.wake(topic), message.id)
         return (
             PUBLISH_ONE,
-            [self._keys.registry, self._receipts, stream, meta],
+            [self._keys.registry_for(topic), self._receipts, stream, meta],
             [*(word.encode() for word in words), message.body, b"%d" % self._batch],
         )
 
@@ -164,7 +262,8 @@ class Publisher:
             "topics": list(places),
             "channels": [self._keys.wake(topic) for topic in places],
         }
-        keys = [self._keys.registry, self._receipts]
+        # With one topic its own registry; and for one server all registries are the same.
+        keys = [self._keys.registry_for(next(iter(places))), self._receipts]
         for topic in places:
             keys += self._keys.topic(topic)
         return PUBLISH, keys, [pack(common), *blobs]
@@ -183,6 +282,9 @@ class Publisher:
             if confirmed.intersection(batches):
                 self._stored[name] = None
         self._doubts = {}
+        self._forget_oldest()
+
+    def _forget_oldest(self) -> None:
         while len(self._stored) > _REMEMBERED:
             del self._stored[next(iter(self._stored))]
 
@@ -195,10 +297,11 @@ class Publisher:
         place, held, more = answer
         topic = list(dict.fromkeys(message.topic for message in call.messages))
         named = topic[place - 1] if place <= len(topic) and len(topic) > 1 else topic[0]
+        in_it = "" if self._topic is None else " in it"
         call.future.set_exception(
             BacklogFull(
                 f"topic {named!r} holds {held} unsettled events, and {more} more would pass the"
-                f" bound of {self._bound}: nothing was stored. Start more consumers, remove groups"
-                " that nobody serves, or raise the bound"
+                f" bound of {self._bound}: nothing was stored{in_it}. Start more consumers,"
+                " remove groups that nobody serves, or raise the bound"
             )
         )

@@ -28,7 +28,7 @@ from omnidaemon.messages import (
 )
 from omnidaemon.stores.base import Store
 from omnidaemon.transports.base import Limits, Subscription, Transport
-from tests.redis.servers import RedisServer, binaries
+from tests.redis.servers import Cluster, RedisServer, binaries
 
 
 class Setting(NamedTuple):
@@ -49,6 +49,7 @@ SETTINGS = [
     Setting("sqlite+fast", "asyncio"),
     Setting("redis-7.0", "asyncio"),
     Setting("redis-6.2", "asyncio"),
+    Setting("redis-7.0-cluster", "asyncio"),
 ]
 STORE_SETTINGS = [*SETTINGS, Setting("json", "asyncio"), Setting("json", "trio")]
 """Some backends are stores alone."""
@@ -195,18 +196,20 @@ def anyio_backend(setting: Setting) -> str:
 @pytest.fixture(scope="session")
 def redis_servers(
     tmp_path_factory: pytest.TempPathFactory, no_server: Callable[[str], NoReturn]
-) -> Iterator[Callable[[str], RedisServer]]:
+) -> Iterator[Callable[[str], RedisServer | Cluster]]:
     """Starts the server of a version when it is first asked for."""
-    started: dict[str, RedisServer] = {}
+    started: dict[str, RedisServer | Cluster] = {}
 
-    def server(version: str) -> RedisServer:
+    def server(name: str) -> RedisServer | Cluster:
+        version, _, cluster = name.partition("-")
         if version not in binaries():
             no_server(f"there is no redis-server {version}")
-        if version not in started:
-            folder = tmp_path_factory.mktemp(f"redis-{version}")
-            started[version] = RedisServer(binaries()[version], folder)
-            started[version].start()
-        return started[version]
+        if name not in started:
+            folder = tmp_path_factory.mktemp(f"redis-{name}")
+            kind = Cluster if cluster else RedisServer
+            started[name] = kind(binaries()[version], folder)
+            started[name].start()
+        return started[name]
 
     yield server
     for one in started.values():
@@ -215,7 +218,7 @@ def redis_servers(
 
 @pytest.fixture
 def backend(
-    setting: Setting, tmp_path: Path, redis_servers: Callable[[str], RedisServer]
+    setting: Setting, tmp_path: Path, redis_servers: Callable[[str], RedisServer | Cluster]
 ) -> Iterator[Backend]:
     """The setting's backend, closed afterwards from another event loop than the test's."""
     made: Backend

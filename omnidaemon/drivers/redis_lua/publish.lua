@@ -1,6 +1,7 @@
 -- KEYS: registry, receipts; then stream, meta and delayed of each topic. A call is
 -- { sent before as, topic's place, its messages (as `store` takes them), the next topic's... }.
--- Returns for each call '' if stored, or the place of the topic that is full and what it holds.
+-- Returns for each call '' if stored, or the place of the topic that is full and what it holds; which
+-- of the doubtful batches had been stored; and 1 if a topic was not there before.
 local a = cmsgpack.unpack(ARGV[1])
 local registry, receipts, now = KEYS[1], KEYS[2], a.timed and clock() or 0
 local DAY = 86400000
@@ -53,7 +54,9 @@ for c, call in ipairs(a.calls) do
   end
   answers[c] = full or ''
 end
+local opened = 0
 for place, topic in pairs(topics) do
+  if topic.opened then opened = 1 end
   close_topic(topic)
   if topic.idle then wake(topic.meta, a.channels[place]) end
 end
@@ -64,4 +67,4 @@ local confirmed = {}
 for _, batch in ipairs(a.doubts) do
   if stored_before[tostring(batch)] then confirmed[#confirmed + 1] = batch end
 end
-return { answers, confirmed }
+return { answers, confirmed, opened }

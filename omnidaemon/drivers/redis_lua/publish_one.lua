@@ -6,4 +6,4 @@ add(topic, ARGV[3], ARGV[4])
 close_topic(topic)
 if topic.idle then wake(topic.meta, ARGV[2]) end
 redis.call('SET', KEYS[2], ARGV[5], 'EX', 600)
-return { { '' }, {} }
+return { { '' }, {}, topic.opened and 1 or 0 }

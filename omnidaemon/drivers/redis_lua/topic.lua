@@ -5,7 +5,7 @@ local function open_topic(registry, stream, meta, delayed, topic)
     redis.call('SADD', registry, topic)
     redis.call('PERSIST', meta)  -- what remains of a removed topic expires; this one lives
   end
-  return { stream = stream, meta = meta, delayed = delayed, idle = known[3],
+  return { stream = stream, meta = meta, delayed = delayed, idle = known[3], opened = not known[1],
     n = tonumber(known[1] or 0), pos = tonumber(known[2] or 0) }
 end
 
