@@ -183,8 +183,8 @@ class Link:
         self._lane: Lane | None = None
         self._opening = asyncio.Lock()
 
-    async def lane(self) -> Lane:
-        """The connection."""
+    async def lane(self, _key: str = "") -> Lane:
+        """The connection: the same for all keys, as long as it is not one to a cluster."""
         lane = self._lane
         if lane is not None and not lane.lost:
             return lane
@@ -199,23 +199,13 @@ class Link:
         """Whether it is connected now."""
         return self._lane is not None and not self._lane.lost
 
-    async def call(self, *command: Any, asking: bool = False) -> Any:
-        """Runs a command.
+    async def call(self, *command: Any) -> Any:
+        """Runs a command."""
+        return await (await self.lane()).send(*command)
 
-        Args:
-            command: Its name and arguments.
-            asking: True if a node of a cluster has sent us here with a slot that is on its way.
-        """
-        return await _send(await self.lane(), asking, *command)
-
-    async def run(
-        self, script: Script, keys: list[str], *arguments: bytes, asking: bool = False
-    ) -> Any:
+    async def run(self, script: Script, keys: list[str], *arguments: bytes) -> Any:
         """Runs a script."""
-        lane = await self.lane()
-        if asking:
-            return await _send(lane, asking, "EVAL", script.text, len(keys), *keys, *arguments)
-        return await run_on(lane, script, keys, *arguments)
+        return await run_on(await self.lane(), script, keys, *arguments)
 
     async def check(self) -> None:
         """Returns if the server answers."""
@@ -225,14 +215,12 @@ class Link:
         """Another connection, for pub/sub."""
         return await self._address.connect(self._node)
 
+    async def follow(self, _error: BaseException | None, _turn: int) -> bool:
+        """Whether another node takes what this one has refused: there is none."""
+        return False
+
     async def close(self) -> None:
         """Lets go of the connection."""
         lane, self._lane = self._lane, None
         if lane is not None:
             await lane.close()
-
-
-def _send(lane: Lane, asking: bool, *command: Any) -> asyncio.Future[Any]:
-    if asking:
-        _ = lane.send("ASKING")  # holds for the next command, which nothing can come before
-    return lane.send(*command)

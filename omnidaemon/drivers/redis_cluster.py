@@ -22,14 +22,16 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from omnidaemon.drivers.redis import Link
+from omnidaemon.drivers.redis import Lane, Link, run_on
 from omnidaemon.drivers.redis_address import Address, LinkLostError, Node
 from omnidaemon.drivers.redis_scripts import Script
 from omnidaemon.errors import ConfigurationError
 
 SLOTS = 16_384
+REFUSALS = (AskError, TryAgainError, ClusterDownError)  # AskError is MovedError as well
+"""What a node says that has not executed a command, for reasons of the cluster."""
 _TURNS = 8
-"""How often a command is sent on before its caller is told."""
+"""How often a command is sent again before its caller is told."""
 _TOPOLOGY_SECONDS = 2.0
 
 
@@ -48,18 +50,23 @@ class ClusterLink:
         self._slots: list[Node | None] = [None] * SLOTS
         self._masters: set[Node] = set()
         self._nodes: set[Node] = set(address.nodes)
+        self._informed: Node | None = None
         self._stale = True
         self._learning = asyncio.Lock()
 
     async def call(self, *command: Any) -> Any:
         """Runs a command whose first argument is a key."""
-        return await self._route(command[1], lambda link, ask: link.call(*command, asking=ask))
+        return await self._route(command[1], lambda lane, _: lane.send(*command))
 
     async def run(self, script: Script, keys: list[str], *arguments: bytes) -> Any:
         """Runs a script; its keys lie in one slot."""
-        return await self._route(
-            keys[0], lambda link, ask: link.run(script, keys, *arguments, asking=ask)
-        )
+
+        def do(lane: Lane, asking: bool) -> Awaitable[Any]:
+            if asking:  # holds for one command: there must be no second try
+                return lane.send("EVAL", script.text, len(keys), *keys, *arguments)
+            return run_on(lane, script, keys, *arguments)
+
+        return await self._route(keys[0], do)
 
     async def check(self) -> None:
         """Returns if all masters answer."""
@@ -86,43 +93,60 @@ class ClusterLink:
             link = self._links[node] = Link(self._address, node)
         return link
 
-    async def _route(self, key: str, do: Callable[[Link, bool], Awaitable[Any]]) -> Any:
+    async def lane(self, key: str, /) -> Lane:
+        """The connection to the master that has the key."""
         slot = slot_of(key)
-        asked: Node | None = None
-        reason = ""
-        for turn in range(_TURNS):
+        for _ in range(2):
             if self._stale:
                 await self._learn()
-            node = asked or self._slots[slot]
+            node = self._slots[slot]
             if node is None:
                 self._stale = True
                 raise self._lost(f"no node serves slot {slot} of {key!r}")
-            asking, asked = asked is not None, None
             try:
-                return await do(self._link(node), asking)
-            except MovedError as error:
-                self._slots[slot] = _named(error, node)
-                self._stale = True  # where one slot has moved, others may have
-                reason = str(error)
-            except AskError as error:
-                asked = _named(error, node)
-                reason = str(error)
-            except TryAgainError as error:
-                # The slot is on its way to another node, and the keys are on both.
-                reason = str(error)
-                await asyncio.sleep(0.02 * 2**turn * (0.5 + random.random()))
-            except ClusterDownError as error:
+                return await self._link(node).lane()
+            except LinkLostError:
                 self._stale = True
-                raise self._lost(str(error)) from error
-            except LinkLostError as error:
-                self._stale = True
-                if error.sent:
-                    raise
                 await self._learn()
                 if self._slots[slot] == node:
+                    self._stale = True  # nobody has taken its place yet
                     raise
-                reason = str(error)
-        raise self._lost(f"slot {slot} of {key!r} is on the move: {reason}")
+        raise self._lost(f"the masters of slot {slot} change too fast")
+
+    async def follow(self, error: BaseException | None, turn: int, /) -> bool:
+        """Whether a command that was refused so may be sent again now; `turn` counts from 0."""
+        if turn >= _TURNS:
+            return False
+        match error:
+            case MovedError():
+                self._informed = _named(error)  # others may not know yet
+                self._stale = True  # where one slot has moved, more may have
+            case AskError() | TryAgainError():
+                # The slot is on its way to another node, and its keys are on both.
+                await asyncio.sleep(0.02 * 2**turn * (0.5 + random.random()))
+            case ClusterDownError():
+                self._stale = True
+                return False
+            case _:
+                return False
+        return True
+
+    async def _route(self, key: str, do: Callable[[Lane, bool], Awaitable[Any]]) -> Any:
+        asked: Node | None = None
+        turn = 0
+        while True:
+            if asked is None:
+                lane = await self.lane(key)
+            else:
+                lane = await self._link(asked).lane()
+                _ = lane.send("ASKING")  # holds for the next command, which nothing comes before
+            try:
+                return await do(lane, asked is not None)
+            except REFUSALS as error:
+                asked = _named(error) if type(error) is AskError and turn < _TURNS else None
+                if asked is None and not await self.follow(error, turn):
+                    raise self._lost(str(error)) from error
+            turn += 1
 
     def _lost(self, reason: str) -> LinkLostError:
         return LinkLostError(f"{self._address.name}: {reason}", sent=False)
@@ -156,9 +180,11 @@ class ClusterLink:
         """Nodes to ask: connected ones first, and the URL's last: they may be long gone."""
         connected = {node for node, link in self._links.items() if link.is_open}
         known, named = self._nodes - connected, set(self._address.nodes) - self._nodes - connected
+        informed = set() if self._informed is None else {self._informed}
+        self._informed = None
         return [
             node
-            for some in (connected, known, named)
+            for some in (informed, connected, known, named)
             for node in random.sample(sorted(some), len(some))
         ]
 
@@ -181,5 +207,5 @@ def _host(host: bytes | None, told: Node) -> str:
     return host.decode() if host and host != b"?" else told.host
 
 
-def _named(error: AskError, told: Node) -> Node:
-    return Node(error.host or told.host, int(error.port))
+def _named(error: AskError) -> Node | None:
+    return Node(error.host, int(error.port)) if error.host else None

@@ -134,7 +134,11 @@ class Transport(Protocol):
     ) -> None: ...
 
     async def publish(self, *messages: Message) -> None:
-        """Returns when all are stored; all are, or (with an error) none is."""
+        """Returns when all are stored; all are, or (with an error) none is.
+
+        In a Redis cluster that holds for each topic by itself: after an error some topics may have
+        theirs, and the same call made again stores the rest.
+        """
 
     def subscribe(
         self, topic: str, group: str, *, lease: float, start: Start = "auto"

@@ -27,6 +27,7 @@ from omnidaemon.drivers.redis_ears import ring_of
 from omnidaemon.errors import OmniDaemonError, TransportError
 from omnidaemon.messages import Consumer, Message, Start
 from omnidaemon.transports.base import Limits
+from omnidaemon.transports.redis_elsewhere import ClusterSubscription
 from omnidaemon.transports.redis_groups import RedisGroups
 from omnidaemon.transports.redis_publishing import Publisher, Publishers
 from omnidaemon.transports.redis_subscription import POLL, RedisSubscription
@@ -71,7 +72,8 @@ class RedisTransport(RedisGroups):
         """See the contract."""
         consumer = Consumer(topic, group, f"{os.getpid()}-{secrets.token_hex(8)}", lease)
         answer = await self.join(consumer, start)
-        subscription = RedisSubscription(self, consumer, int(answer[1]))
+        made = ClusterSubscription if self.apart else RedisSubscription
+        subscription = made(self, consumer, int(answer[1]))
         await self.trim(topic)
         try:
             yield subscription

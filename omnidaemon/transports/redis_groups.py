@@ -33,9 +33,7 @@ class RedisGroups(RedisInspection):
     async def join(self, consumer: Consumer, start: Start, *, repair: bool = False) -> Any:
         """Adds a consumer to its group, which is made; or, to repair it, made where it was lost."""
         keys, topic = self.keys, consumer.topic
-        if self.apart:
-            async with self.translated():
-                await self.registry.add(self.here.link, topic, anew=True)
+        await self.register(topic, anew=True)
         return await self.run(
             scripts.JOIN,
             [

@@ -27,6 +27,12 @@ class RedisInspection(Client):
         super().__init__(url)
         self.registry = Registry(self.keys)
 
+    async def register(self, topic: str, *, anew: bool = False) -> None:
+        """In a cluster, names the topic in the registry; elsewhere its scripts do."""
+        if self.apart:
+            async with self.translated():
+                await self.registry.add(self.here.link, topic, anew=anew)
+
     async def topics(self) -> list[TopicInfo]:
         """See the contract."""
         found: list[TopicInfo] = []
@@ -247,8 +253,9 @@ class RedisInspection(Client):
         for name in {*groups, *map(text, asked[4])}:
             keys += self.keys.group(topic, name)
         if self.apart:
-            # Before it: who publishes after it names the topic anew.
+            keys.append(self.keys.once(topic))
             async with self.translated():
+                # Before it: who publishes after it names the topic anew.
                 await self.registry.remove(self.here.link, topic)
         return bool(
             await self.run(

@@ -86,7 +86,7 @@ class RedisSubscription:
         # One after another: each tells what it knows to be held, and must not miss a reply.
         async with self._claiming:
             try:
-                return await self._claim_on(await self._here.link.lane(), limit)
+                return await self._claim_on(await self._here.link.lane(self._stream), limit)
             except LinkLostError as error:
                 self._doubtful = True
                 raise ConnectionLost(str(error), may_be_stored=error.sent) from error
@@ -255,7 +255,7 @@ class RedisSubscription:
         tokens = [cast(Token, settlement.delivery.token) for settlement in settlements]
         keys = self._settle_keys + batch.keys
         try:
-            lane = await self._here.link.lane()
+            lane = await self._here.link.lane(self._stream)
             sure = all(held.get(token) is lane for token in tokens)
             arguments = batch.packed(holds=len(held) + 16, sure=sure, doubts=bool(self._doubts))
             # What is handed back here may be due at once, and comes before anything new.

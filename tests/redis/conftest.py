@@ -49,7 +49,8 @@ def cluster(tmp_path: Path, no_server: Callable[[str], NoReturn]) -> Iterator[Cl
     """A cluster of three masters of its own, the first with a replica."""
     if not binaries():
         no_server("there is no redis-server")
-    made = Cluster(binaries()[max(binaries())], tmp_path, replica=True)
+    quick = ("--cluster-node-timeout", "1000")
+    made = Cluster(binaries()[max(binaries())], tmp_path, *quick, replica=True)
     try:
         made.start()
         yield made

@@ -127,7 +127,7 @@ class Sentinels:
         first.start()
         second.start()
         second.ask("REPLICAOF", "127.0.0.1", first.port)
-        _until(lambda: second.ask("INFO", "replication")["master_link_status"] == "up")
+        _until(functools.partial(_follows, second))
         self.sentinel.start()
         _until(lambda: len(self.sentinel.ask("SENTINEL", "REPLICAS", "main")) == 1)
 
@@ -143,7 +143,7 @@ class Cluster:
     def __init__(
         self, binary: str, folder: Path, *options: str, masters: int = 3, replica: bool = False
     ) -> None:
-        common = ("--cluster-enabled", "yes", "--cluster-node-timeout", "1000", *options)
+        common = ("--cluster-enabled", "yes", *options)
         self.nodes = [
             RedisServer(binary, _made(folder / f"node{n}"), *common, bus=True)
             for n in range(masters + replica)
@@ -156,7 +156,7 @@ class Cluster:
         share = SLOTS // len(self._masters) + 1
         for number, node in enumerate(self.nodes):
             node.start()
-            node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
+            node.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)  # or they quarrel about theirs
         for number, node in enumerate(self._masters):
             node.ask(
                 "CLUSTER", "ADDSLOTS", *range(number * share, min(SLOTS, (number + 1) * share))
@@ -164,29 +164,22 @@ class Cluster:
         for node in self.nodes[1:]:
             node.ask("CLUSTER", "MEET", "127.0.0.1", self.nodes[0].port)
         for node in self.nodes:
-            _until(lambda node=node: self._is_ready(node))
+            _until(functools.partial(self._is_ready, node))
         for node in self.nodes[len(self._masters) :]:
             node.ask("CLUSTER", "REPLICATE", self.nodes[0].ask("CLUSTER", "MYID"))
-            _until(lambda node=node: node.ask("INFO", "replication")["master_link_status"] == "up")
+            _until(functools.partial(_follows, node))
 
     def _is_ready(self, node: RedisServer) -> bool:
-        info = node.ask("CLUSTER", "INFO")
-        return bool(
-            info["cluster_state"] == "ok" and int(info["cluster_known_nodes"]) == len(self.nodes)
-        )
+        said = node.ask("CLUSTER", "INFO").split()
+        return "cluster_state:ok" in said and f"cluster_known_nodes:{len(self.nodes)}" in said
 
     def owner(self, key: str) -> RedisServer:
         """The master that serves a key."""
-        slot = self.nodes[-1].ask("CLUSTER", "KEYSLOT", key)
-        for first, last, (_, port, *_), *_ in self._slots():
+        slot = self._alive().ask("CLUSTER", "KEYSLOT", key)
+        for first, last, (_, port, *_), *_ in self._alive().ask("CLUSTER", "SLOTS"):
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == port)
         raise LookupError(key)
-
-    def _slots(self) -> Any:
-        with redis.Redis(port=self._alive().port, decode_responses=True) as client:
-            client.response_callbacks.pop("CLUSTER SLOTS", None)
-            return client.execute_command("CLUSTER SLOTS")
 
     def _alive(self) -> RedisServer:
         return next(node for node in self.nodes if node.runs)
@@ -195,6 +188,10 @@ class Cluster:
         """Ends them."""
         for node in self.nodes:
             node.stop()
+
+
+def _follows(replica: RedisServer) -> bool:
+    return bool(replica.ask("INFO", "replication")["master_link_status"] == "up")
 
 
 def _made(folder: Path) -> Path:
