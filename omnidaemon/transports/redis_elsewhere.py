@@ -179,7 +179,7 @@ class Elsewhere:
             blobs = Blobs()
             packed = packed_changes(changes, blobs)
             collections = dict.fromkeys(change.collection for change in changes)
-            settled = self._settled.pop(where, [])
+            settled = list(self._settled[where])
             before = await self._groups.run(
                 scripts.WRITE_ONCE,
                 [where, *keys.collections(collections)],
@@ -191,9 +191,8 @@ class Elsewhere:
                 changes=packed,
             )
             if not before:
-                self._waiting -= len(settled)
+                self._told(where, settled)
                 return
-            self._settled[where] = settled
             for token in [list(writing)[place] for place in before]:
                 del writing[token]
 
@@ -205,8 +204,7 @@ class Elsewhere:
         for _, _, message in some:
             messages += message.id, blobs.place(message.body, message.id)
             messages.append(milliseconds(message.delay))
-        settled = self._settled.pop(where, [])
-        self._waiting -= len(settled)
+        settled = list(self._settled[where])
         await self._groups.register(topic)
         opened = await self._groups.run(
             scripts.PUBLISH_ONCE,
@@ -219,8 +217,15 @@ class Elsewhere:
             settled=settled,
             keep=self._keep,
         )
+        self._told(where, settled)
         if opened:
             await self._groups.register(topic, anew=True)
+
+    def _told(self, where: str, settled: list[str]) -> None:
+        del self._settled[where][: len(settled)]
+        if not self._settled[where]:
+            del self._settled[where]
+        self._waiting -= len(settled)
 
 
 def _run(settlement: Settlement) -> str:
