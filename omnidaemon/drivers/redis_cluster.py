@@ -10,7 +10,7 @@ import asyncio
 import functools
 import random
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from redis.crc import key_slot
 from redis.exceptions import (
@@ -28,8 +28,12 @@ from omnidaemon.drivers.redis_scripts import Script
 from omnidaemon.errors import ConfigurationError
 
 SLOTS = 16_384
-REFUSALS = (AskError, TryAgainError, ClusterDownError)  # AskError is MovedError as well
-"""What a node says that has not executed a command, for reasons of the cluster."""
+_CLASSES: dict[type[Exception], str] = {
+    MovedError: "MOVED",
+    AskError: "ASK",
+    TryAgainError: "TRYAGAIN",
+    ClusterDownError: "CLUSTERDOWN",
+}
 _TURNS = 8
 """How often a command is sent again before its caller is told."""
 _TOPOLOGY_SECONDS = 2.0
@@ -39,6 +43,32 @@ _TOPOLOGY_SECONDS = 2.0
 def slot_of(key: str) -> int:
     """The slot of a key: of what stands in braces in it, if anything does."""
     return int(key_slot(key.encode()))
+
+
+class Refusal(NamedTuple):
+    """What a node says that has not executed a command, for reasons of the cluster.
+
+    Attributes:
+        code: MOVED, ASK, TRYAGAIN or CLUSTERDOWN.
+        node: Which it names instead; None if it names none, or does not know where that is.
+    """
+
+    code: str
+    node: Node | None
+
+    @classmethod
+    def of(cls, error: BaseException | None) -> Refusal | None:
+        """The refusal that an error is; None for any other."""
+        if not isinstance(error, ResponseError):
+            return None
+        # Parsers differ in whether they have classes for these, and take the code off the text.
+        code, _, rest = str(error).partition(" ")
+        if type(error) in _CLASSES:
+            code, rest = _CLASSES[type(error)], str(error)
+        if code not in _CLASSES.values():
+            return None
+        host, _, port = rest.rpartition(" ")[2].rpartition(":")
+        return cls(code, Node(host, int(port)) if host and code in ("MOVED", "ASK") else None)
 
 
 class ClusterLink:
@@ -117,18 +147,19 @@ class ClusterLink:
         """Whether a command that was refused so may be sent again now; `turn` counts from 0."""
         if turn >= _TURNS:
             return False
-        match error:
-            case MovedError():
-                self._informed = _named(error)  # others may not know yet
+        refusal = Refusal.of(error)
+        if refusal is None:
+            return False
+        match refusal.code:
+            case "MOVED":
+                self._informed = refusal.node  # others may not know yet
                 self._stale = True  # where one slot has moved, more may have
-            case AskError() | TryAgainError():
-                # The slot is on its way to another node, and its keys are on both.
-                await asyncio.sleep(0.02 * 2**turn * (0.5 + random.random()))
-            case ClusterDownError():
+            case "CLUSTERDOWN":
                 self._stale = True
                 return False
             case _:
-                return False
+                # The slot is on its way to another node, and its keys are on both.
+                await asyncio.sleep(0.02 * 2**turn * (0.5 + random.random()))
         return True
 
     async def _route(self, key: str, do: Callable[[Lane, bool], Awaitable[Any]]) -> Any:
@@ -142,8 +173,11 @@ class ClusterLink:
                 _ = lane.send("ASKING")  # holds for the next command, which nothing comes before
             try:
                 return await do(lane, asked is not None)
-            except REFUSALS as error:
-                asked = _named(error) if type(error) is AskError and turn < _TURNS else None
+            except ResponseError as error:
+                refusal = Refusal.of(error)
+                if refusal is None:
+                    raise
+                asked = refusal.node if refusal.code == "ASK" and turn < _TURNS else None
                 if asked is None and not await self.follow(error, turn):
                     raise self._lost(str(error)) from error
             turn += 1
@@ -205,7 +239,3 @@ class ClusterLink:
 def _host(host: bytes | None, told: Node) -> str:
     """A node that does not know its own name gives none: it is where it was asked."""
     return host.decode() if host and host != b"?" else told.host
-
-
-def _named(error: AskError) -> Node | None:
-    return Node(error.host, int(error.port)) if error.host else None

@@ -20,7 +20,7 @@ from redis.exceptions import ResponseError
 
 from omnidaemon.drivers import redis_scripts as scripts
 from omnidaemon.drivers.redis_changes import Blobs, milliseconds, packed_changes
-from omnidaemon.drivers.redis_cluster import REFUSALS
+from omnidaemon.drivers.redis_cluster import Refusal
 from omnidaemon.errors import ConnectionLost, TransportError
 from omnidaemon.messages import Consumer, Delivery, Message, Release, Settlement, Verdict
 from omnidaemon.transports.redis_groups import RedisGroups
@@ -60,7 +60,7 @@ class ClusterSubscription(RedisSubscription):
             try:
                 return await do()
             except TransportError as error:
-                if not isinstance(error.__cause__, REFUSALS):
+                if Refusal.of(error.__cause__) is None:
                     raise
                 if not await self._here.link.follow(error.__cause__, turn):
                     raise ConnectionLost(str(error.__cause__), may_be_stored=False) from error

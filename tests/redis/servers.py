@@ -190,6 +190,13 @@ class Cluster:
             node.stop()
 
 
+def catch_up(replica: RedisServer, primary: RedisServer) -> None:
+    """Returns when the replica has what its primary has now."""
+    # Not WAIT: it looks at what its own connection has written.
+    offset = primary.ask("INFO", "replication")["master_repl_offset"]
+    _until(lambda: replica.ask("INFO", "replication")["slave_repl_offset"] >= offset)
+
+
 def _follows(replica: RedisServer) -> bool:
     return bool(replica.ask("INFO", "replication")["master_link_status"] == "up")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import partial
 from typing import Any, NoReturn
 
 import anyio
@@ -23,7 +22,7 @@ from omnidaemon.stores.redis import RedisStore
 from omnidaemon.transports.base import Limits
 from omnidaemon.transports.redis import RedisTransport
 from omnidaemon.worker.worker import Worker
-from tests.redis.servers import Cluster, RedisServer, binaries
+from tests.redis.servers import Cluster, RedisServer, binaries, catch_up
 from tests.redis.test_sentinel import until_it_works
 
 pytestmark = pytest.mark.anyio
@@ -347,7 +346,7 @@ async def test_a_key_that_has_moved_ahead_of_its_slot_is_asked_for_there(
     stream = here.keys.topic(name)[0]
     stages = move(steady, slot_of(stream), source, target)
     assert [next(stages), next(stages), next(stages)] == ["begun", "half", "all"]
-    with pytest.raises(ResponseError, match=r"^[0-9]+ 127"):
+    with pytest.raises(ResponseError, match=r"^(ASK )?[0-9]+ 127"):
         source.ask("XLEN", stream)  # ASK
     assert await here.call("XLEN", stream) == 1
     assert next(stages) == "done"
@@ -362,7 +361,7 @@ async def test_in_flight_work_settles_once_when_its_master_dies(cluster: Cluster
         await transport.publish(*(Message(mine, f"e{n}", b"{}") for n in range(6)))
         async with transport.subscribe(mine, "mail", lease=60) as mail:
             held = await mail.receive(4, wait=1)
-            await anyio.to_thread.run_sync(partial(dying.ask, "WAIT", 1, 5000))
+            await anyio.to_thread.run_sync(catch_up, cluster.nodes[3], dying)
             dying.stop()
             await transport.publish(Message(elsewhere, "x", b"{}"))  # others do not wait for it
             call = [Message(elsewhere, "y", b"{}"), Message(mine, "e6", b"{}")]
