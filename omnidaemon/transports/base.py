@@ -10,7 +10,8 @@ Laws (`tests/contract/test_transport_laws.py` holds every backend to them):
 - A delivery is leased: unless renewed within the group's lease it goes to another consumer, with
   `crashes` one higher. The group's lease is the largest of its live consumers'.
 - Renewing and settling are fenced by the delivery's token: one who lost it changes nothing.
-- A settlement happens whole or not at all.
+- A settlement happens whole or not at all. (In a Redis cluster what lies in another slot is there
+  a moment before, under a name by which a repetition is recognised.)
 - A retry comes back after its delay with `attempt` one higher; a release at once, uncharged.
 - A dead letter concerns its group alone; replayed, it goes to that group alone, with `attempt` 1,
   `crashes` 0 and `replays` one higher.
