@@ -25,6 +25,7 @@ PLANNED = ("kafka", "rabbitmq", "nats", "postgresql", "mongodb")
 REDIS_SCHEMES = (
     "redis",
     "rediss",
+    "unix",
     "redis+cluster",
     "rediss+cluster",
     "redis+sentinel",

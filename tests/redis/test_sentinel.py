@@ -7,11 +7,13 @@ from typing import Any
 import anyio
 import pytest
 
+from omnidaemon import App
 from omnidaemon.drivers.redis_address import Address, Node
 from omnidaemon.errors import ConfigurationError, ConnectionLost, OmniDaemonError
 from omnidaemon.messages import Ack, Count, Delivery, Message, Settlement, Write
 from omnidaemon.stores.redis import RedisStore
 from omnidaemon.transports.redis import RedisTransport
+from omnidaemon.worker.worker import Worker
 from tests.redis.servers import Sentinels, catch_up
 
 pytestmark = pytest.mark.anyio
@@ -64,6 +66,31 @@ async def test_in_flight_work_settles_once_on_the_new_primary(sentinels: Sentine
         assert sorted(r.id for r in replies) == sorted(f"re:e{n}" for n in range(21))
         assert await store.totals("metrics") == {"mail": {"runs": 21}}
         assert len(await store.browse("results")) == 21
+
+
+async def test_a_worker_and_a_sender_resume_by_themselves(sentinels: Sentinels) -> None:
+    app = App("shop", transport=sentinels.url, store=sentinels.url)
+    gate = anyio.Event()
+    begun: list[int] = []
+
+    @app.agent("orders", consumers=3)
+    async def charge(content: dict[str, Any]) -> int:
+        begun.append(content["n"])
+        await gate.wait()
+        return int(content["n"])
+
+    async with app, anyio.create_task_group() as tasks:
+        tasks.start_soon(Worker(app).run)
+        sent = [await app.send("orders", {"n": n}) for n in range(5)]
+        while len(begun) < 3:
+            await anyio.sleep(0.01)
+        await replicated(sentinels)
+        sentinels.primary.stop()
+        sent.append(await app.send("orders", {"n": 5}, timeout=15))
+        gate.set()
+        assert [await task.result(timeout=15) for task in sent] == list(range(6))
+        assert sorted(begun) == list(range(6))
+        tasks.cancel_scope.cancel()
 
 
 async def test_who_waits_is_woken_on_the_new_primary(sentinels: Sentinels) -> None:
@@ -122,8 +149,8 @@ async def test_the_sentinels_own_password_is_sent_to_them_alone(sentinels: Senti
 
 
 async def test_an_unknown_service_is_named(sentinels: Sentinels) -> None:
-    transport = RedisTransport(sentinels.url.replace("/main/", "/mian/"))
-    with pytest.raises(OmniDaemonError, match=r"'mian'.*No such master"):
+    transport = RedisTransport(sentinels.url.replace("/main/", "/nobody/"))
+    with pytest.raises(OmniDaemonError, match=r"'nobody'.*No such master"):
         await transport.check()
 
 
