@@ -27,7 +27,7 @@ from omnidaemon.messages import Message
 
 _CALLS_MOST = 1_000
 _PUBLISHERS_MOST = 1_000  # those that do nothing are forgotten beyond
-_REMEMBERED = 10_000  # calls whose fate was unknown, until they are made again
+_REMEMBERED = 10_000  # calls whose fate was unknown, until they are made again; topics named
 _AGAIN = 2  # times a batch is sent again at once, before its callers are told
 
 _Name = tuple[tuple[str, str], ...]
@@ -74,6 +74,8 @@ class Registry:
             self._added.discard(topic)
         if topic not in self._added:
             await link.call("SADD", self._key, topic)
+            if len(self._added) >= _REMEMBERED:
+                self._added.clear()  # naming them once more costs little
             self._added.add(topic)
 
     async def remove(self, link: Link | ClusterLink, topic: str) -> None:

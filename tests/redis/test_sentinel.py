@@ -148,6 +148,25 @@ async def test_the_sentinels_own_password_is_sent_to_them_alone(sentinels: Senti
     await transport.close()
 
 
+async def test_of_several_answers_that_of_the_latest_failover_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A sentinel that was cut off answers first; another never does."""
+    address = Address("redis+sentinel://cut-off,hung,knowing/main")
+    answers = {"cut-off": (3, Node("old", 1)), "knowing": (4, Node("new", 1))}
+
+    async def ask(sentinel: Node) -> tuple[int, Node]:
+        if sentinel.host == "hung":
+            await anyio.sleep_forever()
+        if sentinel.host == "knowing":
+            await anyio.sleep(0.05)
+        return answers[sentinel.host]
+
+    monkeypatch.setattr(address, "_ask_sentinel", ask)
+    with anyio.fail_after(1):
+        assert await address._primary() == Node("new", 1)
+
+
 async def test_an_unknown_service_is_named(sentinels: Sentinels) -> None:
     transport = RedisTransport(sentinels.url.replace("/main/", "/nobody/"))
     with pytest.raises(OmniDaemonError, match=r"'nobody'.*No such master"):
