@@ -16,6 +16,7 @@ from redis.exceptions import ResponseError
 from omnidaemon import App, Envelope
 from omnidaemon.drivers.redis_cluster import slot_of
 from omnidaemon.drivers.redis_keys import Keys
+from omnidaemon.drivers.redis_scripts import Script
 from omnidaemon.errors import BacklogFull, ConfigurationError, ConnectionLost
 from omnidaemon.messages import Ack, Count, Delivery, Message, RetryAfter, Settlement, Write
 from omnidaemon.stores.redis import RedisStore
@@ -204,6 +205,33 @@ async def test_a_run_that_its_workers_death_repeats_leaves_one_reply_and_one_cou
             ("audit", [b"second"]),
         ):
             assert [event.body for event in await here.browse(topic)] == bodies
+
+
+@pytest.mark.parametrize("step", ["renew", "write_once", "publish_once"])
+async def test_a_step_whose_reply_was_lost_is_made_again_and_nothing_is_there_twice(
+    url: str, here: RedisTransport, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    run, cuts = here.run, [step]
+
+    async def cut(script: Script, *arguments: Any, **more: Any) -> Any:
+        answer = await run(script, *arguments, **more)
+        if script.name in cuts:
+            cuts.remove(script.name)
+            raise ConnectionLost("cut", may_be_stored=True)
+        return answer
+
+    await here.publish(*(Message("orders", f"e{n}", b"{}") for n in range(3)))
+    async with here.subscribe("orders", "mail", lease=60) as mail, RedisStore(url) as store:
+        batch = [settlement(d, "replies", "hooks") for d in await mail.receive(3, wait=0)]
+        monkeypatch.setattr(here, "run", cut)
+        with pytest.raises(ConnectionLost):
+            await mail.settle(batch)
+        assert not cuts
+        assert await mail.settle(batch) == ["applied"] * 3
+        assert await mail.settle(batch) == ["repeated"] * 3
+        assert await store.totals("metrics") == {"mail": {"runs": 3}}
+        assert len(await store.browse("results")) == 3
+        assert [len(await here.browse(topic)) for topic in ("replies", "hooks")] == [3, 3]
 
 
 async def test_who_has_lost_a_delivery_leaves_nothing_elsewhere(
