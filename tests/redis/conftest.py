@@ -31,12 +31,15 @@ def server(tmp_path: Path, no_server: Callable[[str], NoReturn]) -> Iterator[Red
     made.stop()
 
 
-@pytest.fixture
-def sentinels(tmp_path: Path, no_server: Callable[[str], NoReturn]) -> Iterator[Sentinels]:
+@pytest.fixture(params=["7.0", "6.2"])
+def sentinels(
+    request: pytest.FixtureRequest, tmp_path: Path, no_server: Callable[[str], NoReturn]
+) -> Iterator[Sentinels]:
     """A primary and a replica under a sentinel."""
-    if not binaries():
-        no_server("there is no redis-server")
-    made = Sentinels(binaries()[max(binaries())], tmp_path)
+    # In both: what a replica says to a script that writes differs.
+    if request.param not in binaries():
+        no_server(f"there is no redis-server {request.param}")
+    made = Sentinels(binaries()[request.param], tmp_path)
     try:
         made.start()
         yield made
