@@ -11,8 +11,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
+
+from tests.redis.servers import RedisServer, binaries
 
 SECONDS = 15.0
 OURS = ("OMNIDAEMON_", "EVENT_BUS_", "STORAGE_", "REDIS_", "JSON_STORAGE_", "LOG_LEVEL")
@@ -144,3 +147,26 @@ def wait_for() -> Callable[[Path], None]:
             threading.Event().wait(0.01)
 
     return wait
+
+
+@pytest.fixture
+def server(tmp_path: Path, no_server: Callable[[str], NoReturn]) -> Iterator[RedisServer]:
+    """The newest Redis server there is, which writes all that it acknowledges to its file."""
+    if not binaries():
+        no_server("there is no redis-server")
+    version = max(binaries())
+    options = ["--appendonly", "yes", "--appendfsync", "always"]
+    if version >= "7":  # older ones allow it without being asked
+        options += ["--enable-debug-command", "yes"]
+    made = RedisServer(binaries()[version], tmp_path, *options)
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    """The URL of a transport that processes share, a fresh one for each test."""
+    if request.param == "redis":
+        return request.getfixturevalue("server").url
+    return f"sqlite://{tmp_path}/shared"
