@@ -108,7 +108,7 @@ class Lane:
         self._outgoing: list[bytes] = []
         self._waiting: deque[Call] = deque()
         self._tasks = [
-            asyncio.create_task(self._guard(work()), name="omnidaemon-redis")
+            asyncio.create_task(self._guard(work), name="omnidaemon-redis")
             for work in (self._read, self._listen_for_silence)
         ]
 
@@ -132,11 +132,14 @@ class Lane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self.lost:  # none of them had begun
+            self._end("the connection was closed")
+            await self._connection.disconnect(nowait=True)
 
-    async def _guard(self, work: Awaitable[None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         reason = "the connection was closed"
         try:
-            await work
+            await work()
         except (OSError, RedisError) as error:
             reason = str(error) or type(error).__name__
         finally:
