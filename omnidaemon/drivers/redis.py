@@ -32,6 +32,7 @@ else:
     _pack = cast(Pack, _in_c)
 
 CONNECT_SECONDS = 5.0
+"""Until a new connection is usable: what the server is asked first must be answered as well."""
 SILENT_SECONDS = 10.0
 """A command that is not answered for so long is on a dead connection."""
 
@@ -189,11 +190,24 @@ class Lane:
                 raise TimeoutError(f"no answer for {SILENT_SECONDS:.0f} s")
 
 
+async def connect(connection: Any) -> None:
+    """Connects a connection, or leaves nothing of it behind; OSError or RedisError if it fails."""
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            await connection.connect()
+    except TimeoutError as error:
+        await connection.disconnect(nowait=True)
+        raise TimeoutError(f"no answer for {CONNECT_SECONDS:.0f} s") from error
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+
+
 async def open_lane(address: Address) -> Lane:
     """Connects; raises LinkLostError, or ConfigurationError where no retry can help."""
     connection = address.connection()
     try:
-        await connection.connect()
+        await connect(connection)
     except AuthenticationError as error:
         raise ConfigurationError(f"{address.name} refuses the user or password: {error}") from error
     except (RedisError, OSError) as error:

@@ -36,11 +36,11 @@ Worker = subprocess.Popen[bytes]
 class Workers:
     """Worker processes of the chaos app; each logs into a file of its own."""
 
-    def __init__(self, folder: Path, url: str) -> None:
+    def __init__(self, folder: Path, url: str, **environment: str) -> None:
         self.running: list[Worker] = []
         self._started: list[Worker] = []
         self._folder = folder
-        self._url = url
+        self._environment = {"CHAOS_URL": url, **environment}
 
     def start(self, count: int = 1) -> None:
         """Starts some more."""
@@ -53,7 +53,7 @@ class Workers:
 
     def _start(self) -> Worker:
         command = [sys.executable, "-m", "omnidaemon", "worker", "tests.process.chaos_app:app"]
-        env = {**os.environ, "CHAOS_URL": self._url}
+        env = {**os.environ, **self._environment}
         with self._log(len(self._started)).open("wb") as log:
             worker = subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log)
         self._started.append(worker)
