@@ -18,8 +18,15 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 from redis.asyncio.connection import AbstractConnection, Connection, parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AuthenticationError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import (
+    AuthenticationError,
+    BusyLoadingError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+)
 
+from omnidaemon.drivers.redis_errors import explain, is_elsewhere, passes
 from omnidaemon.drivers.redis_scripts import Script
 from omnidaemon.errors import ConfigurationError
 
@@ -38,7 +45,7 @@ SILENT_SECONDS = 10.0
 
 
 class LinkLostError(Exception):
-    """The server cannot be reached.
+    """The server cannot be reached, or refuses for a reason that may pass.
 
     Attributes:
         sent: True if the command may have been executed.
@@ -169,19 +176,29 @@ class Lane:
 
     async def _read(self) -> None:
         read, waiting = self._connection.read_response, self._waiting
+        replica: RedisError | None = None
         while True:
             try:
-                reply = await read(disable_decoding=True, timeout=math.inf)
-            except ResponseError as error:
+                reply = await read(
+                    disable_decoding=True, timeout=math.inf, disconnect_on_error=False
+                )
+            except (ResponseError, BusyLoadingError) as error:
                 reply = error
+                if is_elsewhere(error):
+                    replica = error
             future = waiting.popleft().future
             if future.done():
-                continue  # who waited was cancelled
-            if isinstance(reply, ResponseError):
-                future.set_exception(reply)
+                pass  # who waited was cancelled
+            elif isinstance(reply, RedisError):
+                future.set_exception(self._refusal(reply) if passes(reply) else reply)
                 future.exception()
             else:
                 future.set_result(reply)
+            if replica is not None and not waiting:
+                raise replica  # the next connection may lead to the primary
+
+    def _refusal(self, error: RedisError) -> LinkLostError:
+        return LinkLostError(f"{self._address.name}: {explain(error)}", sent=False)
 
     async def _listen_for_silence(self) -> None:
         while True:

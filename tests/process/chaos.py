@@ -118,9 +118,9 @@ class Load:
         self.expected: set[str] = set()
         self.replying: set[str] = set()
 
-    async def publish(self, events: int) -> None:
-        """Publishes so many, and a fifth more that ask for a reply."""
-        silent = await self._app.send_many([(TOPIC, n) for n in range(events)])
+    async def publish(self, events: int, *others: int) -> None:
+        """Publishes these others, then so many, and a fifth more that ask for a reply."""
+        silent = await self._app.send_many([(TOPIC, n) for n in (*others, *range(events))])
         asking = [Envelope(TOPIC, n, reply_to=REPLIES) for n in range(events // 5)]
         asked = {task.id for task in await self._app.send_many(asking)}
         self.replying |= asked

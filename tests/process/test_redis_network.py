@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
-from pathlib import Path
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import anyio
 import pytest

@@ -7,6 +7,7 @@
 local a = cmsgpack.unpack(ARGV[1])
 local registry, stream, meta, delayed, members, due, retry, state = unpack(KEYS)
 local group, me, now = a.group, a.consumer, clock()
+even_when_full(meta)
 local known = redis.call('HMGET', meta, 'gen/' .. group, 'paused/' .. group, 'lease/' .. group,
   'reclaim/' .. group, 'removed/' .. group)
 local gen, lease = known[1], tonumber(known[3] or 0)

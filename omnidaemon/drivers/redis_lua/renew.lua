@@ -3,6 +3,7 @@
 -- Returns the places in the list of those it lost.
 local a = cmsgpack.unpack(ARGV[1])
 local stream, meta, members, retry = unpack(KEYS)
+even_when_full(meta)
 local gen = redis.call('HGET', meta, 'gen/' .. a.group)
 if gen then hear_of(meta, members, a.group, a.consumer, a.lease, clock()) end
 local keys, ids, mine, lost = { s = stream, r = retry }, { s = {}, r = {} }, {}, {}

@@ -6,6 +6,7 @@
 local a = cmsgpack.unpack(ARGV[1])
 local registry, stream, meta, due, retry, state, dead, receipts, members = unpack(KEYS)
 local group, me, now = a.group, a.consumer, clock()
+even_when_full(meta)
 local keys = { s = stream, r = retry }
 local valid = redis.call('HGET', meta, 'gen/' .. group) == a.gen
 
