@@ -14,7 +14,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from omnidaemon.drivers import redis_scripts as scripts
 from omnidaemon.drivers.redis import Lane, LinkLostError, answer_of, run_on, start
-from omnidaemon.drivers.redis_client import explain, pack
+from omnidaemon.drivers.redis_client import pack
+from omnidaemon.drivers.redis_errors import explain
 from omnidaemon.errors import ConnectionLost, OmniDaemonError, TransportError
 from omnidaemon.messages import Ack, Bury, Consumer, Delivery, Settlement, Verdict
 from omnidaemon.transports.redis_groups import RedisGroups

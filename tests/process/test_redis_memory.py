@@ -142,6 +142,10 @@ async def until_less(app: App, most: int) -> None:
         await anyio.sleep(0.01)
 
 
+def status_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text("utf-8")
+
+
 async def at_rest(app: App, client: Any, worker: int) -> Sample:
     """What is held once dead letters are removed and results have expired."""
     await app.transport.discard("flat.work")
@@ -158,6 +162,6 @@ async def at_rest(app: App, client: Any, worker: int) -> Sample:
             # One key per consumer or publisher is one kind.
             sizes[re.sub(r"[0-9a-f]{16}|\b\d+-", "*", key)] += size
     data = (await client.info("memory"))["used_memory_dataset"]
-    resident = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{worker}/status").read_text())
+    resident = re.search(r"VmRSS:\s+(\d+) kB", status_of(worker))
     assert resident
     return Sample(dict(sizes), count, int(data), int(resident[1]) * 1024)

@@ -1,4 +1,4 @@
-"""What people do to agents that run on Redis, from other processes: pause, delete, deploy, flood."""
+"""What people do to agents on Redis from other processes: they flood, pause, delete, deploy."""
 
 from __future__ import annotations
 
@@ -71,6 +71,11 @@ def worker(tmp_path: Path, start: Any, server: RedisServer) -> Callable[..., Any
         return process
 
     return begin
+
+
+def runs_in(folder: Path) -> list[str]:
+    """The runs of `hold`: what was sent, and the attempt."""
+    return [line for held in folder.glob("held-*") for line in held.read_text().splitlines()]
 
 
 async def until(
@@ -159,8 +164,7 @@ async def test_twenty_deployments_during_one_long_run_charge_it_nothing(
         running = following
     (tmp_path / "go").touch()
     assert await task.result(timeout=SECONDS) == 1
-    runs = [line for held in tmp_path.glob("held-*") for line in held.read_text().splitlines()]
-    assert runs == ["1 1"] * 21
+    assert runs_in(tmp_path) == ["1 1"] * 21
     counted = await totals(app, "hold")
     assert (counted.processed, counted.failed, counted.dead) == (1, 0, 0)
 

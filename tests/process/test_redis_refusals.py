@@ -57,7 +57,7 @@ async def under_load(app: App, workers: Workers, *others: int) -> Load:
     workers.start(2)
     await workers.ready()
     load = Load(app)
-    await load.publish(1_500, *others)
+    await load.publish(800, *others)
     await load.progress(100, workers)
     return load
 
@@ -92,10 +92,10 @@ async def test_a_full_server_takes_no_events_and_lets_go_of_those_it_has(
 async def test_a_server_that_loads_its_data_is_said_and_outlasted(
     server: RedisServer, workers: Workers, app: App, proxy: CuttingProxy
 ) -> None:
-    await app.send_many([("ballast", n) for n in range(20_000)])
+    await app.send_many([("ballast", n) for n in range(12_000)])
     load = await under_load(app, workers)
     server.stop()
-    # It answers LOADING until it has read its file: five seconds, if nobody makes it faster.
+    # It answers LOADING until it has read its file: three seconds, if nobody makes it faster.
     server.launch("--key-load-delay", "250")
 
     async def loaded() -> None:
