@@ -68,6 +68,20 @@ local function live(meta, members, group, now)
   return lease, count
 end
 
+-- Those who renew their leases were not heard of for a whole lease, nobody has joined since, and yet
+-- one of them asks: it was the server that could not be reached, or all of them stood still. What
+-- ended meanwhile counts as ended only if it is not renewed soon. Returns from when on leases are
+-- looked through, nil if as planned.
+local function pardon(meta, group, now)
+  local known = redis.call('HMGET', meta, 'renewed/' .. group, 'seen/' .. group, 'lease/' .. group)
+  local renewed, seen, lease = tonumber(known[1]), tonumber(known[2] or 0), tonumber(known[3] or 0)
+  if not renewed or seen > renewed or renewed + lease >= now then return nil end
+  local at = string.format('%.0f', now)
+  redis.call('HSET', meta, 'reclaim/' .. group, string.format('%.0f', now + lease),
+    'renewed/' .. group, at, 'seen/' .. group, at)
+  return now + lease
+end
+
 local function hear_of(meta, members, group, consumer, lease, now)
   redis.call('HSET', members, consumer, lease .. ' ' .. now)
   redis.call('HSET', meta, 'seen/' .. group, string.format('%.0f', now))
