@@ -64,8 +64,7 @@ class CuttingProxy:
     def swallow(self) -> None:
         """Nothing is passed on any more in either direction; new connections are accepted."""
         self._mode = "swallow"
-        for pair in list(self._pairs):
-            pair.dead = True
+        self._do(self._lose_all)
 
     def refuse(self) -> None:
         """Ends all connections, and each new one at once."""
@@ -91,6 +90,12 @@ class CuttingProxy:
     async def _cut_all(self) -> None:
         for pair in list(self._pairs):
             self.cut(pair)
+
+    async def _lose_all(self) -> None:
+        for pair in self._pairs:
+            pair.dead = True
+            if pair.forth is not None:
+                pair.forth.close()  # the server sees an end, the program nothing
 
     async def _end(self) -> None:
         self._mode = "refuse"
@@ -152,7 +157,8 @@ class CuttingProxy:
                 return
             pair.writer.write(data)
             await pair.writer.drain()
-        pair.end()
+        if not pair.dead:
+            pair.end()
 
 
 class _Pair:
