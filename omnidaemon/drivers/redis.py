@@ -171,7 +171,8 @@ class Lane:
 
     def _write(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if not self.lost:
+        # Closed and not lost: the reader is about to find out, and tells all who wait.
+        if not self.lost and not self._writer.is_closing():
             self._writer.write(b"".join(outgoing))
 
     async def _read(self) -> None:

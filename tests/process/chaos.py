@@ -97,7 +97,11 @@ class Workers:
         ended = [worker.wait(60) for worker in self.running]
         assert ended == [0] * len(ended), self._end_of_logs
         odd = [line for line in self.logs.splitlines() if "Warning:" in line or "Traceback" in line]
-        assert odd == [], self._end_of_logs
+        assert not odd, f"{odd}\n{self._around(odd[0])}"
+
+    def _around(self, line: str) -> str:
+        before, _, after = self.logs.partition(line)
+        return f"{before[-500:]}{line}{after[:3_000]}"
 
     def clean_up(self) -> None:
         """Leaves no process behind."""
