@@ -30,7 +30,7 @@ async def test_a_publish_whose_reply_was_cut_stores_its_events_once(
     proxy: Proxy, client: Any, count: int, script: Script
 ) -> None:
     async with RedisTransport(proxy.url) as transport:
-        await transport.publish(*events(1, "warm-up"))
+        await transport.publish(*events(count, "warm-up"))  # so that the script is known
         proxy.cut_reply_to(script.digest)
         await transport.publish(*events(count))
     assert proxy.cuts == 1
@@ -52,7 +52,7 @@ async def test_a_publish_made_again_by_its_caller_stores_one_event(
     server: RedisServer, proxy: Proxy, client: Any
 ) -> None:
     async with RedisTransport(proxy.url) as transport:
-        await transport.publish(*events(1, "warm-up"))
+        await transport.publish(*events(2, "warm-up"))  # the script of several is known
         proxy.cut_reply_to(PUBLISH.digest)
         publisher = transport.here.rest["publisher"]
         again, publisher._link.run = publisher._link.run, _once(publisher._link.run)
@@ -65,6 +65,24 @@ async def test_a_publish_made_again_by_its_caller_stores_one_event(
     assert await client.xlen("omni-stream:orders") == 3
 
 
+async def test_a_publish_made_again_while_another_is_on_its_way_stores_one_event(
+    proxy: Proxy, client: Any
+) -> None:
+    async with RedisTransport(proxy.url) as transport:
+        await transport.publish(*events(2, "warm-up"))  # the script of several is known
+        proxy.cut_reply_to(PUBLISH.digest)
+        publisher = transport.here.rest["publisher"]
+        again, publisher._link.run = publisher._link.run, _once(publisher._link.run)
+        with pytest.raises(ConnectionLost):
+            await transport.publish(*events(3))
+        publisher._link.run = again
+        async with anyio.create_task_group() as group:
+            group.start_soon(transport.publish, *events(1, "another"))
+            group.start_soon(transport.publish, *events(3))  # waits for it, and learns from it
+    assert await client.xlen("omni-stream:orders") == 3
+    assert await client.xlen("omni-stream:another") == 1
+
+
 def _once(run: Any) -> Any:
     """The first call goes through; the connection stays away after it."""
     calls = 0
@@ -73,7 +91,7 @@ def _once(run: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > 1:
-            raise LinkLostError("away", sent=True)
+            raise LinkLostError("away", sent=False)
         return await run(*arguments)
 
     return ask
