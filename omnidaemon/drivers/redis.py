@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
-from redis.exceptions import MasterDownError, NoScriptError, RedisError, ResponseError
+from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 
 from omnidaemon.drivers.redis_address import Address, Node
 from omnidaemon.drivers.redis_address import LinkLostError as LinkLostError
+from omnidaemon.drivers.redis_errors import explain, is_elsewhere, passes
 from omnidaemon.drivers.redis_scripts import Script
 
 Pack = Callable[[tuple[Any, ...]], Any]
@@ -54,7 +55,7 @@ class Lane:
         self._outgoing: list[bytes] = []
         self._waiting: deque[Call] = deque()
         self._tasks = [
-            asyncio.create_task(self._guard(work()), name="omnidaemon-redis")
+            asyncio.create_task(self._guard(work), name="omnidaemon-redis")
             for work in (self._read, self._listen_for_silence)
         ]
 
@@ -78,11 +79,14 @@ class Lane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if not self.lost:  # none of them had begun
+            self._end("the connection was closed")
+            await self._connection.disconnect(nowait=True)
 
-    async def _guard(self, work: Awaitable[None]) -> None:
+    async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         reason = "the connection was closed"
         try:
-            await work
+            await work()
         except (OSError, RedisError) as error:
             reason = str(error) or type(error).__name__
         finally:
@@ -106,40 +110,35 @@ class Lane:
 
     def _write(self) -> None:
         outgoing, self._outgoing = self._outgoing, []
-        if not self.lost:
+        # Closed and not lost: the reader is about to find out, and tells all who wait.
+        if not self.lost and not self._writer.is_closing():
             self._writer.write(b"".join(outgoing))
 
     async def _read(self) -> None:
         read, waiting = self._connection.read_response, self._waiting
+        replica: RedisError | None = None
         while True:
             try:
-                reply = await read(disable_decoding=True, timeout=math.inf)
-            except ResponseError as error:
+                reply = await read(
+                    disable_decoding=True, timeout=math.inf, disconnect_on_error=False
+                )
+            except (ResponseError, BusyLoadingError) as error:
                 reply = error
+                if is_elsewhere(error):
+                    replica = error
             future = waiting.popleft().future
-            if isinstance(reply, ResponseError) and self._is_demoted(reply):
-                reason = f"it is the primary no more ({reply})"
-                if not future.done():
-                    lost = LinkLostError(f"{self._address.name}: {reason}", sent=False)
-                    future.set_exception(lost)
-                    future.exception()
-                raise ConnectionError(reason)  # connecting again asks the sentinels
             if future.done():
-                continue  # who waited was cancelled
-            if isinstance(reply, ResponseError):
-                future.set_exception(reply)
+                pass  # who waited was cancelled
+            elif isinstance(reply, RedisError):
+                future.set_exception(self._refusal(reply) if passes(reply) else reply)
                 future.exception()
             else:
                 future.set_result(reply)
+            if replica is not None and not waiting:
+                raise replica  # the next connection may lead to the primary
 
-    def _is_demoted(self, error: ResponseError) -> bool:
-        if self._address.kind != "sentinel":
-            return False
-        # Redis 6.2 wraps what a script's command meets in a text of its own.
-        return (
-            isinstance(error, MasterDownError)
-            or "READONLY" in f"{type(error).__name__} {error}".upper()
-        )
+    def _refusal(self, error: RedisError) -> LinkLostError:
+        return LinkLostError(f"{self._address.name}: {explain(error)}", sent=False)
 
     async def _listen_for_silence(self) -> None:
         while True:

@@ -16,42 +16,12 @@ from omnidaemon.drivers.redis import Link
 from omnidaemon.drivers.redis_address import Address, LinkLostError
 from omnidaemon.drivers.redis_cluster import ClusterLink
 from omnidaemon.drivers.redis_ears import Ears
+from omnidaemon.drivers.redis_errors import explain
 from omnidaemon.drivers.redis_keys import Keys
 from omnidaemon.drivers.redis_scripts import Script
 from omnidaemon.errors import OmniDaemonError
 
 pack = msgspec.msgpack.Encoder().encode
-
-_HINTS = {
-    "OOM": "it is at its maxmemory and refuses writes: raise maxmemory, or keep fewer events",
-    "READONLY": "it is a replica, or became one: connect to the primary",
-    "MASTERDOWN": "it is a replica without its primary: connect to the primary",
-    "LOADING": "it is loading its data, and is asked again",
-    "BUSY": "a script blocks it",
-    "MISCONF": "it cannot write its data to disk, and refuses writes",
-    "NOAUTH": "it wants a password",
-    "WRONGPASS": "it refuses the user or password",
-    "NOPERM": "the user may not do that",
-}
-
-_CLASSES = {
-    "OutOfMemoryError": "OOM",
-    "ReadOnlyError": "READONLY",
-    "MasterDownError": "MASTERDOWN",
-    "BusyLoadingError": "LOADING",
-    "NoPermissionError": "NOPERM",
-    "AuthenticationError": "NOAUTH",
-}
-
-
-def explain(error: RedisError) -> str:
-    """What an error of the server means."""
-    text = str(error)
-    # redis-py has classes for some codes, and takes those off the text.
-    code = _CLASSES.get(type(error).__name__, text.split(" ", 1)[0])
-    if code in _HINTS:
-        return f"Redis says {code}: {_HINTS[code]} ({text})"
-    return f"Redis says: {text}"
 
 
 class Loop:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import random
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -17,6 +18,7 @@ from typing import Any
 from redis.exceptions import RedisError, ResponseError
 
 from omnidaemon.drivers.bell import Bell
+from omnidaemon.drivers.redis import SILENT_SECONDS
 from omnidaemon.drivers.redis_address import LinkLostError
 from omnidaemon.errors import ConfigurationError
 
@@ -38,6 +40,7 @@ class Ears:
         self._outgoing: list[bytes] = []
         self._something = asyncio.Event()
         self._connection: Any = None
+        self._heard_at = 0.0
 
     async def attend(self, channel: str) -> None:
         """Listens to the channel; what is published after this returned rings, while `up`.
@@ -112,16 +115,18 @@ class Ears:
             pause = min(_PAUSE_MOST, pause * 2)
 
     async def _serve(self) -> None:
+        self._heard_at = time.monotonic()
         writing = asyncio.create_task(self._write())
         try:
             while True:
                 try:
-                    # No deadline: a dead peer is found by the PING that the writer sends.
+                    # No deadline: the writer sends a PING now and then, and ends what is silent.
                     message = await self._connection.read_response(
                         disable_decoding=True, timeout=math.inf
                     )
                 except ResponseError:
                     continue
+                self._heard_at = time.monotonic()
                 if not isinstance(message, list):
                     continue
                 channel = message[1].decode() if message[1] else ""
@@ -137,8 +142,11 @@ class Ears:
     async def _write(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(30.0):
+                async with asyncio.timeout(SILENT_SECONDS / 4):
                     await self._something.wait()
+            if time.monotonic() - self._heard_at > SILENT_SECONDS:
+                await self._connection.disconnect(nowait=True)
+                return
             self._something.clear()
             outgoing, self._outgoing = self._outgoing, []
             outgoing = outgoing or self._connection.pack_command("PING")

@@ -22,8 +22,8 @@ from redis.exceptions import RedisError
 
 from omnidaemon.drivers.bell import Ear
 from omnidaemon.drivers.redis import LinkLostError
-from omnidaemon.drivers.redis_client import explain
 from omnidaemon.drivers.redis_ears import ring_of
+from omnidaemon.drivers.redis_errors import explain
 from omnidaemon.errors import OmniDaemonError, TransportError
 from omnidaemon.messages import Consumer, Message, Start
 from omnidaemon.transports.base import Limits

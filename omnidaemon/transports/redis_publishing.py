@@ -158,8 +158,7 @@ class Publisher:
     async def publish(self, messages: Sequence[Message]) -> None:
         """Returns when all are stored; LinkLostError, RedisError or BacklogFull if none is."""
         call = _Call(messages)
-        if call.name in self._stored:  # it was, as a later batch has found out
-            del self._stored[call.name]
+        if self._is_stored(call):
             return
         if self._busy:
             self._calls.append(call)
@@ -184,9 +183,20 @@ class Publisher:
         try:
             while self._calls:
                 calls, self._calls = self._calls[:_CALLS_MOST], self._calls[_CALLS_MOST:]
-                await self._flush(calls)
+                # The batch before may have found out that one of them was stored at its first try.
+                if calls := [call for call in calls if not self._is_stored(call)]:
+                    await self._flush(calls)
         finally:
             self._busy = False
+
+    def _is_stored(self, call: _Call) -> bool:
+        """Whether it was stored when it was made before, as a later batch has found out."""
+        if call.name not in self._stored:
+            return False
+        del self._stored[call.name]
+        if not call.future.done():
+            call.future.set_result(None)
+        return True
 
     async def _flush(self, calls: list[_Call]) -> None:
         try:
@@ -201,6 +211,7 @@ class Publisher:
             raise
 
     async def _store(self, calls: list[_Call]) -> None:
+        sent = False
         for turn in range(_AGAIN + 1):
             self._batch += 1
             doubts = sorted({batch for batches in self._doubts.values() for batch in batches})
@@ -212,8 +223,9 @@ class Publisher:
             except LinkLostError as error:
                 if error.sent:
                     self._doubt(calls)
+                    sent = True
                 if turn == _AGAIN or not error.sent:
-                    raise
+                    raise LinkLostError(str(error), sent=sent) from error
             else:
                 self._resolve(calls, set(confirmed))
                 for call, answer in zip(calls, answers, strict=True):

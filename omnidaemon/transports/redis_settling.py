@@ -72,21 +72,24 @@ class Batch:
             if notice is not None:
                 notices.setdefault(keys.done(notice), []).append(notice)
         self.generation = generation
-        self.blobs[0] = "".join(receipt).encode()
+        self._receipt = "".join(receipt)
         self._changes = packed_changes(changes, self.blobs)
         self._notices = [(channel, " ".join(tasks)) for channel, tasks in notices.items()]
 
-    def packed(self, *, holds: int, sure: bool, doubts: bool) -> bytes:
+    def packed(self, number: int, *, holds: int, sure: bool, doubts: bool) -> bytes:
         """The script's argument.
 
         Args:
+            number: Higher with each batch of this consumer.
             holds: More than the consumer has pending.
             sure: All were given on the connection that this goes to, and none was settled before.
             doubts: The reply to an earlier batch was lost: its receipt is still wanted.
         """
         consumer, names, limits = self._consumer, self._names, self._limits
+        self.blobs[0] = f"#{number}{self._receipt}".encode()
         return pack(
             {
+                "batch": number,
                 "group": consumer.group,
                 "consumer": consumer.name,
                 "gen": self.generation,

@@ -14,7 +14,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from omnidaemon.drivers import redis_scripts as scripts
 from omnidaemon.drivers.redis import Lane, LinkLostError, answer_of, run_on, start
-from omnidaemon.drivers.redis_client import explain, pack
+from omnidaemon.drivers.redis_client import pack
+from omnidaemon.drivers.redis_errors import explain
 from omnidaemon.errors import ConnectionLost, OmniDaemonError, TransportError
 from omnidaemon.messages import Ack, Bury, Consumer, Delivery, Settlement, Verdict
 from omnidaemon.transports.redis_groups import RedisGroups
@@ -44,6 +45,7 @@ class RedisSubscription:
         # Each with the connection that it was given on, as long as nothing speaks against it.
         self._held: dict[Token, Lane | None] = {}
         self._doubts: set[Token] = set()
+        self._batch = 0
         self._doubtful = False
         self._vouch = False
         self._quiet = False
@@ -257,7 +259,10 @@ class RedisSubscription:
         try:
             lane = await self._here.link.lane(self._stream)
             sure = all(held.get(token) is lane for token in tokens)
-            arguments = batch.packed(holds=len(held) + 16, sure=sure, doubts=bool(self._doubts))
+            self._batch += 1
+            arguments = batch.packed(
+                self._batch, holds=len(held) + 16, sure=sure, doubts=bool(self._doubts)
+            )
             # What is handed back here may be due at once, and comes before anything new.
             self._quiet = self._quiet and all(type(s.action) in (Ack, Bury) for s in settlements)
             # Sure once: after this, whatever comes of it, they may be settled.

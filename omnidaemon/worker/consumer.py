@@ -50,6 +50,8 @@ PREFETCH_BYTES = 8_000_000
 PREFETCH_PATIENCE = 0.5
 UNSETTLED_BYTES = 64_000_000
 SETTLE_MOST = 500
+RETRY_MOST = 1.0
+"""Seconds, and half of them more by chance, after which a backend that is away is asked again."""
 SETTLE_SECONDS = 5.0
 """How long a forced end still tries to settle and hand back."""
 YIELD_SECONDS = 0.002
@@ -186,7 +188,7 @@ class AgentConsumer:
             except OmniDaemonError as error:
                 self._shared.trouble(self._label, f"receiving: {error}")
                 await anyio.sleep(pause * (0.5 + random.random()))
-                pause = min(1.0, pause * 2)
+                pause = min(RETRY_MOST, pause * 2)
                 continue
             self._shared.trouble(self._label, None)
             pause = 0.1
@@ -506,7 +508,7 @@ class AgentConsumer:
             if batch:
                 failures += 1
                 await anyio.sleep(pause * (0.5 + random.random()))
-                pause = min(2.0, pause * 2)
+                pause = min(RETRY_MOST, pause * 2)
 
     def _settled(self, settlements: Sequence[Settlement], verdicts: Sequence[Verdict]) -> None:
         for settlement, verdict in zip(settlements, verdicts, strict=True):

@@ -326,7 +326,11 @@ async def test_renewing_after_a_takeover_says_lost_and_steals_nothing_back(
         assert await other.renew(two.consumer, [again]) == []
         assert await backend.settle(one, lost) == ["lost"]
         assert await backend.settle(two, [again]) == ["applied"]
-        await backend.elapse(backend.lease * 1.1)
+        for _ in range(2):
+            await backend.elapse(backend.lease * 0.6)
+            assert (
+                await other.renew(two.consumer, []) == []
+            )  # it lives, as workers say that they do
         assert ids(await backend.drain(two)) == [d.id for d in first if d.id != again.id]
 
 

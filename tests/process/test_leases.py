@@ -19,7 +19,7 @@ from pathlib import Path
 import anyio
 from omnidaemon import App, Context
 
-app = App("leases")
+app = App("leases", transport=PLACE)
 here = Path.cwd()
 
 @app.agent("compute", lease=1)
@@ -31,6 +31,13 @@ async def compute(seconds: float, ctx: Context):
     while time.monotonic() < until:
         n += 1
     return {"pid": os.getpid()}
+
+@app.agent("sleep", lease=1)
+async def sleep(seconds: float):
+    with (here / "sleeps").open("a") as sleeps:
+        sleeps.write(f"{os.getpid()}\\n")
+    await anyio.sleep(seconds)
+    return os.getpid()
 
 @app.agent("wait", lease=1)
 async def wait(content, ctx: Context):
@@ -54,10 +61,9 @@ def anyio_backend():
 
 
 @pytest.fixture
-def app(tmp_path):
-    (tmp_path / "leases.py").write_text(MODULE)
-    url = f"sqlite://{tmp_path}/.omnidaemon_data/omnidaemon.db"
-    return App("test", transport=url, settings=Settings())
+def app(tmp_path, place):
+    (tmp_path / "leases.py").write_text(MODULE.replace("PLACE", repr(place)))
+    return App("test", transport=place, settings=Settings())
 
 
 def worker(start, *options):
@@ -66,15 +72,20 @@ def worker(start, *options):
     return process
 
 
-async def test_a_handler_that_computes_for_many_leases_runs_once(app, start, tmp_path):
-    worker(start)
-    worker(start)
+async def test_a_handler_of_more_than_ten_leases_runs_once_computing_or_waiting(
+    app, start, tmp_path
+):
+    for _ in range(3):
+        worker(start)
     async with app:
-        task = await app.send("compute", 5.0)
-        await task.result(timeout=60)
+        tasks = [await app.send("compute", 10.5), await app.send("sleep", 10.5)]
+        for task in tasks:
+            await task.result(timeout=60)
         assert len((tmp_path / "runs").read_text().splitlines()) == 1
-        totals = (await Metrics(app.store).totals())["compute"]["compute"]
-        assert (totals.processed, totals.failed) == (1, 0)
+        assert len((tmp_path / "sleeps").read_text().splitlines()) == 1
+        totals = await Metrics(app.store).totals()
+        for name in ("compute", "sleep"):
+            assert (totals[name][name].processed, totals[name][name].failed) == (1, 0)
 
 
 async def test_a_worker_frozen_past_its_lease_settles_nothing_when_it_wakes(

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -60,20 +61,25 @@ class RedisServer:
         assert self._process is not None
         return self._process.pid
 
+    def launch(self, *options: str) -> None:
+        """Starts it, and does not wait."""
+        with (self._folder / "redis.log").open("ab") as log:
+            self._process = subprocess.Popen([*self.command, *options], stdout=log, stderr=log)
+
     def start(self) -> None:
         """Starts it and waits until it answers."""
-        with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        self.launch()
+        assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError((self._folder / "redis.log").read_text())
             time.sleep(0.01)  # before any event loop
 
-    def stop(self) -> None:
-        """Ends it at once; what is in its append-only file stays."""
+    def stop(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Ends it, at once by default; what is in its append-only file stays."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(number)
             self._process.wait()
 
     def ask(self, *command: Any) -> Any:
@@ -85,6 +91,10 @@ class RedisServer:
     def runs(self) -> bool:
         """Whether it was started and not stopped."""
         return self._process is not None and self._process.poll() is None
+
+    def send(self, number: signal.Signals) -> None:
+        """Freezes it, or lets it go on."""
+        os.kill(self.pid, number)
 
     def _answers(self) -> bool:
         try:

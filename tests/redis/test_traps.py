@@ -30,7 +30,7 @@ async def test_a_publish_whose_reply_was_cut_stores_its_events_once(
     proxy: Proxy, client: Any, count: int, script: Script
 ) -> None:
     async with RedisTransport(proxy.url) as transport:
-        await transport.publish(*events(1, "warm-up"))
+        await transport.publish(*events(count, "warm-up"))  # so that the script is known
         proxy.cut_reply_to(script.digest)
         await transport.publish(*events(count))
     assert proxy.cuts == 1
@@ -52,7 +52,7 @@ async def test_a_publish_made_again_by_its_caller_stores_one_event(
     server: RedisServer, proxy: Proxy, client: Any
 ) -> None:
     async with RedisTransport(proxy.url) as transport:
-        await transport.publish(*events(1, "warm-up"))
+        await transport.publish(*events(2, "warm-up"))  # the script of several is known
         proxy.cut_reply_to(PUBLISH.digest)
         publisher = transport.here.rest["publisher"]
         again, publisher._link.run = publisher._link.run, _once(publisher._link.run)
@@ -65,6 +65,24 @@ async def test_a_publish_made_again_by_its_caller_stores_one_event(
     assert await client.xlen("omni-stream:orders") == 3
 
 
+async def test_a_publish_made_again_while_another_is_on_its_way_stores_one_event(
+    proxy: Proxy, client: Any
+) -> None:
+    async with RedisTransport(proxy.url) as transport:
+        await transport.publish(*events(2, "warm-up"))  # the script of several is known
+        proxy.cut_reply_to(PUBLISH.digest)
+        publisher = transport.here.rest["publisher"]
+        again, publisher._link.run = publisher._link.run, _once(publisher._link.run)
+        with pytest.raises(ConnectionLost):
+            await transport.publish(*events(3))
+        publisher._link.run = again
+        async with anyio.create_task_group() as group:
+            group.start_soon(transport.publish, *events(1, "another"))
+            group.start_soon(transport.publish, *events(3))  # waits for it, and learns from it
+    assert await client.xlen("omni-stream:orders") == 3
+    assert await client.xlen("omni-stream:another") == 1
+
+
 def _once(run: Any) -> Any:
     """The first call goes through; the connection stays away after it."""
     calls = 0
@@ -73,7 +91,7 @@ def _once(run: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls > 1:
-            raise LinkLostError("away", sent=True)
+            raise LinkLostError("away", sent=False)
         return await run(*arguments)
 
     return ask
@@ -362,3 +380,34 @@ async def test_labels_that_went_out_of_use_are_swept_as_well(
         assert await client.hlen("omni-records:results") == 1
         assert await client.zcard("omni-keys:results") == 1
         assert await client.smembers("omni-indexes:results") == {"60000:=new"}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_publish_that_arrives_after_its_repetition_stores_nothing(
+    transport: RedisTransport, client: Any, count: int
+) -> None:
+    for _ in range(3):
+        await transport.publish(*events(count))
+    transport.here.rest["publisher"]._batch = 1  # as one that was held up on its way
+    with pytest.raises(TransportError, match="LATE"):
+        await transport.publish(*events(count))
+    assert await client.xlen("omni-stream:orders") == 3 * count
+
+
+async def test_a_settlement_that_arrives_after_its_repetition_does_nothing(
+    transport: RedisTransport, server: RedisServer
+) -> None:
+    await transport.publish(*events(3))
+    async with transport.subscribe("orders", "mail", lease=60) as mail, RedisStore(server.url) as s:
+        counted = (Count("metrics", "mail", "runs", 1),)
+        one, two, three = [
+            Settlement(d, Ack(), changes=counted) for d in await mail.receive(3, wait=0)
+        ]
+        await mail.settle([one])
+        await mail.settle([two])
+        mail._batch = 0
+        with pytest.raises(TransportError, match="LATE"):
+            await mail.settle([two, three])
+        assert await s.totals("metrics") == {"mail": {"runs": 2}}
+        mail._batch = 9
+        assert await mail.settle([two, three]) == ["repeated", "applied"]

@@ -132,6 +132,34 @@ async def test_receiving_goes_on_when_the_transport_is_back():
         worker.stop()
 
 
+@pytest.mark.parametrize("name", ["receive", "settle"])
+async def test_a_backend_that_was_away_for_long_is_asked_again_within_two_seconds(name):
+    transport = MemoryTransport(board("long-away"))
+    app = App("long-away", transport=transport, store=board("long-away"), settings=Settings())
+
+    @app.agent("work", consumers=2)
+    async def work(content):
+        return content
+
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        [consumer] = worker._consumers
+        flaky = Flaky(consumer._subscription, name, ConnectionLost("away"))
+        flaky.failures = 10_000
+        await app.send_many([("work", n) for n in range(3)])
+        await anyio.sleep(300)
+        tried = flaky.calls
+        await anyio.sleep(300)
+        assert flaky.calls - tried >= 300 / 1.5
+        for _ in range(50):  # at any moment between two tries
+            await anyio.sleep(0.37)
+            tried = flaky.calls
+            await anyio.sleep(2)
+            assert flaky.calls > tried
+        flaky.failures = 0
+        worker.stop()
+
+
 async def test_one_settlement_that_a_store_chokes_on_does_not_hold_up_the_others():
     transport = MemoryTransport(board("choke-bus"))
     store = MemoryStore(board("choke-store"))

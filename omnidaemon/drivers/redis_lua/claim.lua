@@ -7,6 +7,7 @@
 local a = cmsgpack.unpack(ARGV[1])
 local registry, stream, meta, delayed, members, due, retry, state = unpack(KEYS)
 local group, me, now = a.group, a.consumer, clock()
+even_when_full(meta)
 local known = redis.call('HMGET', meta, 'gen/' .. group, 'paused/' .. group, 'lease/' .. group,
   'reclaim/' .. group, 'removed/' .. group)
 local gen, lease = known[1], tonumber(known[3] or 0)
@@ -84,6 +85,7 @@ local function bury_consumers()
   end
 end
 
+if now >= reclaim then reclaim = pardon(meta, group, now) or reclaim end
 if now >= reclaim then
   local left = lease - math.max(reclaim_from('s'), reclaim_from('r'))
   reclaim = now + math.max(left, left > 0 and 1 or 0)

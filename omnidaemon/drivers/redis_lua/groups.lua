@@ -1,3 +1,7 @@
+-- At its maxmemory Redis refuses a script's first write if that may take memory, and none after it.
+-- Steps that keep leases and empty topics are not refused: they begin with a write that takes none.
+local function even_when_full(meta) redis.call('HDEL', meta, '') end
+
 -- What waits for a retry, or was handed back, stays pending in the name of nobody.
 local WAITING = '~waiting'
 
@@ -62,6 +66,20 @@ local function live(meta, members, group, now)
     redis.call('HSET', meta, 'lease/' .. group, lease, 'reclaim/' .. group, 0)
   end
   return lease, count
+end
+
+-- Those who renew their leases were not heard of for a whole lease, nobody has joined since, and yet
+-- one of them asks: it was the server that could not be reached, or all of them stood still. What
+-- ended meanwhile counts as ended only if it is not renewed soon. Returns from when on leases are
+-- looked through, nil if as planned.
+local function pardon(meta, group, now)
+  local known = redis.call('HMGET', meta, 'renewed/' .. group, 'seen/' .. group, 'lease/' .. group)
+  local renewed, seen, lease = tonumber(known[1]), tonumber(known[2] or 0), tonumber(known[3] or 0)
+  if not renewed or seen > renewed or renewed + lease >= now then return nil end
+  local at = string.format('%.0f', now)
+  redis.call('HSET', meta, 'reclaim/' .. group, string.format('%.0f', now + lease),
+    'renewed/' .. group, at, 'seen/' .. group, at)
+  return now + lease
 end
 
 local function hear_of(meta, members, group, consumer, lease, now)

@@ -6,9 +6,10 @@ local a = cmsgpack.unpack(ARGV[1])
 local registry, receipts, now = KEYS[1], KEYS[2], a.timed and clock() or 0
 local DAY = 86400000
 
-local stored_before = {}
+local receipt, stored_before = redis.call('GET', receipts) or '', {}
+if comes_late(receipt, a.batch) then return LATE end
 if #a.doubts > 0 then
-  for batch in string.gmatch(redis.call('GET', receipts) or '', '%d+') do
+  for batch in string.gmatch(receipt, '%d+') do
     stored_before[batch] = true
   end
 end
@@ -61,8 +62,7 @@ for place, topic in pairs(topics) do
   if topic.idle then wake(topic.meta, a.channels[place]) end
 end
 -- Receipts are added up only while the caller does not know what became of a batch.
-local until_then = #a.doubts > 0 and redis.call('GET', receipts) or ''
-redis.call('SET', receipts, until_then .. ' ' .. a.batch, 'EX', 600)
+redis.call('SET', receipts, (#a.doubts > 0 and receipt or '') .. '#' .. a.batch, 'EX', 600)
 local confirmed = {}
 for _, batch in ipairs(a.doubts) do
   if stored_before[tostring(batch)] then confirmed[#confirmed + 1] = batch end

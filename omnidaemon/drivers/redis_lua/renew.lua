@@ -3,8 +3,14 @@
 -- Returns the places in the list of those it lost.
 local a = cmsgpack.unpack(ARGV[1])
 local stream, meta, members, retry = unpack(KEYS)
+even_when_full(meta)
 local gen = redis.call('HGET', meta, 'gen/' .. a.group)
-if gen then hear_of(meta, members, a.group, a.consumer, a.lease, clock()) end
+if gen then
+  local now = clock()
+  pardon(meta, a.group, now)
+  hear_of(meta, members, a.group, a.consumer, a.lease, now)
+  redis.call('HSET', meta, 'renewed/' .. a.group, string.format('%.0f', now))
+end
 local keys, ids, mine, lost = { s = stream, r = retry }, { s = {}, r = {} }, {}, {}
 for _, one in ipairs(a.tokens) do table.insert(ids[one[1]], one[2]) end
 for kind, key in pairs(keys) do

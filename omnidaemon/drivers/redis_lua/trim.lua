@@ -2,6 +2,7 @@
 -- the slowest group is. Returns 1 if there are more than it does at once.
 local a = cmsgpack.unpack(ARGV[1])
 local stream, meta = unpack(KEYS)
+even_when_full(meta)
 local floor = topic_floor(stream, meta)
 redis.call('HSET', meta, 'floor', floor)
 local first = redis.call('XRANGE', stream, '-', floor, 'COUNT', 1)[1]
