@@ -2,9 +2,11 @@
 
 Layout, from the ground up: errors, settings, envelope, messages, outcomes (values) · drivers,
 transports, stores (where events and records lie) · records, tasks (typed views) · agents, context,
-binding (handlers) · app (publishing) · worker (the path of a message: worker/consumer.py) · cli,
-testing. Each imports only from those before it.
+binding (handlers) · app (publishing) · fleet (what people ask of all) · worker (the path of a
+message: worker/consumer.py), admin · cli, sdk, testing. Each imports only from those before it.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from omnidaemon.agents import AgentRouter as AgentRouter
 from omnidaemon.app import App as App
@@ -22,3 +24,33 @@ from omnidaemon.errors import Retry as Retry
 from omnidaemon.errors import TaskFailed as TaskFailed
 from omnidaemon.outcomes import Backoff as Backoff
 from omnidaemon.tasks import TaskHandle as TaskHandle
+
+if TYPE_CHECKING:
+    from omnidaemon.sdk import AgentConfig as AgentConfig
+    from omnidaemon.sdk import EventEnvelope as EventEnvelope
+    from omnidaemon.sdk import OmniDaemonSDK as OmniDaemonSDK
+    from omnidaemon.sdk import PayloadBase as PayloadBase
+    from omnidaemon.sdk import SubscriptionConfig as SubscriptionConfig
+    from omnidaemon.sdk import start_api_server as start_api_server
+
+_CLASSIC = (
+    "AgentConfig",
+    "EventEnvelope",
+    "OmniDaemonSDK",
+    "PayloadBase",
+    "SubscriptionConfig",
+    "start_api_server",
+)
+
+
+def __getattr__(name: str) -> Any:
+    """The classic SDK, imported when asked for: it has a worker in it, which few imports need."""
+    if name not in _CLASSIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from omnidaemon import sdk
+
+    return getattr(sdk, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_CLASSIC])

@@ -149,6 +149,10 @@ class AgentRouter:
 
         return register
 
+    def remove(self, topic: str, name: str) -> bool:
+        """Takes an agent out; False if there is none. A worker that runs it goes on."""
+        return self._agents.pop((topic, name), None) is not None
+
     def include(self, router: AgentRouter, *, prefix: str = "") -> None:
         """Takes over the router's agents, with `prefix` before their topics."""
         for agent in router.agents:

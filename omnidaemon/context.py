@@ -115,14 +115,15 @@ class Context:
         delay: float | None = None,
         at: datetime | None = None,
         reply_to: str | None = None,
+        webhook: str | None = None,
         source: str | None = None,
         headers: dict[str, str] | None = None,
     ) -> TaskHandle:
         """Publishes an event that this one causes.
 
         It carries on the correlation id (this event's id if there is none), tenant, source and
-        headers, and has this event's id as its causation id. It is published at once: a run that
-        is repeated publishes again.
+        headers, and has this event's id as its causation id; `reply_to` and `webhook` are not
+        carried on. It is published at once: a run that is repeated publishes again.
 
         Args:
             topic: Where to.
@@ -130,6 +131,7 @@ class Context:
             delay: Seconds until it may be delivered.
             at: The moment from which it may be delivered, with a time zone.
             reply_to: Where the agents' results are published.
+            webhook: The URL to which the agents' outcomes are posted.
             source: Instead of this event's.
             headers: Besides this event's.
 
@@ -146,6 +148,7 @@ class Context:
             causation_id=event.id,
             source=source if source is not None else event.source,
             reply_to=reply_to,
+            webhook=webhook,
             headers={**event.headers, **(headers or {})},
             hops=event.hops + 1,
         )

@@ -18,6 +18,8 @@ from omnidaemon.errors import DecodeError, OmniDaemonError, PayloadError
 VERSION = 1
 MAX_DEPTH = 200
 MAX_HOPS = 100
+INTERNAL = "omni."
+"""What the names of our own topics begin with."""
 Wire = Literal["json", "msgpack"]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
@@ -65,7 +67,7 @@ class Envelope(Struct, frozen=True, omit_defaults=True):
         causation_id: The id of the event that caused it.
         source: Who published it.
         reply_to: The topic to which a result that is not None is published.
-        webhook: The URL to which the outcome is posted.
+        webhook: The URL to which each agent's outcome is posted.
         headers: Text by name; W3C trace context travels here.
         hops: How many replies lead to it.
         v: The version of this layout; unknown fields are ignored, unknown versions refused.
@@ -121,7 +123,7 @@ def check_id(name: object) -> None:
 def check_topic(name: object, error: type[OmniDaemonError] = PayloadError) -> str:
     """The same for a topic that a user names: the topic `topic` and `omni.…` are reserved."""
     topic = check_name(name, "topic", error)
-    if topic == "topic" or topic.startswith("omni."):
+    if topic == "topic" or topic.startswith(INTERNAL):
         raise error(f"topic {topic!r} is reserved: choose another name")
     return topic
 

@@ -129,13 +129,22 @@ class Retry(Exception):
     Args:
         reason: Why, for the record and the log.
         delay: Seconds to wait; None takes the agent's backoff.
+        charged: False if this was no attempt, because it is not the event's turn yet: it takes
+            none of the agent's retries, is counted as no failure and leaves no record.
     """
 
-    def __init__(self, reason: str = "the agent asked for a retry", *, delay: float | None = None):
+    def __init__(
+        self,
+        reason: str = "the agent asked for a retry",
+        *,
+        delay: float | None = None,
+        charged: bool = True,
+    ) -> None:
         super().__init__(reason)
         if delay is not None and not 0 <= delay < float("inf"):
             raise ValueError(f"Retry(delay={delay!r}): give seconds from 0 up, or None")
         self.delay = delay
+        self.charged = charged
 
 
 class Reject(Exception):

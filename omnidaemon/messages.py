@@ -112,9 +112,15 @@ class Ack(Struct, frozen=True, tag=True, gc=False):
 
 
 class RetryAfter(Struct, frozen=True, tag=True, gc=False):
-    """The group gets it again after `delay` seconds, with one more attempt charged."""
+    """The group gets it again after `delay` seconds, with one more attempt charged.
+
+    Attributes:
+        delay: Seconds from now.
+        charged: False if there was no attempt: it was not its turn yet.
+    """
 
     delay: float
+    charged: bool = True
 
 
 class Bury(Struct, frozen=True, tag=True, gc=False):
@@ -180,6 +186,8 @@ class TopicInfo(Struct, frozen=True, gc=False):
         groups: How many groups read it.
         delayed: Events published with a delay that is not over.
         dead: Dead letters of all its groups.
+        memory: Bytes that the events take where they are kept, as far as the backend can tell; at
+            least about their bodies' size.
     """
 
     name: str
@@ -188,6 +196,7 @@ class TopicInfo(Struct, frozen=True, gc=False):
     groups: int
     delayed: int
     dead: int
+    memory: int
 
 
 class GroupInfo(Struct, frozen=True, gc=False):

@@ -87,10 +87,11 @@ class Done(Struct, frozen=True):
 
 
 class Again(Struct, frozen=True):
-    """The run failed and is repeated after `delay` seconds."""
+    """The run failed and is repeated after `delay` seconds; not `charged`: it was no attempt."""
 
     delay: float
     cause: Cause
+    charged: bool = True
 
 
 class Dead(Struct, frozen=True):
@@ -146,12 +147,15 @@ def decide(policy: RetryPolicy, attempt: int, error: BaseException, chance: floa
     leaves = _leaves(error)
     rejected = next((leaf for leaf in leaves if isinstance(leaf, Reject)), None)
     cause = describe(rejected or error)
-    if rejected is not None or attempt > policy.retries:
+    asked = [leaf for leaf in leaves if isinstance(leaf, Retry)]
+    # Uncharged only if nothing else was raised beside it.
+    charged = len(asked) < len(leaves) or any(retry.charged for retry in asked)
+    if rejected is not None or (charged and attempt > policy.retries):
         return Dead(cause, policy.dead_letter)
     backoff = policy.backoff.delay(attempt, chance)
-    asked = [leaf for leaf in leaves if isinstance(leaf, Retry)]
     if asked:
-        return Again(max(backoff if r.delay is None else r.delay for r in asked), cause)
+        delay = max(backoff if retry.delay is None else retry.delay for retry in asked)
+        return Again(delay, cause, charged)
     given_up = all(isinstance(leaf, policy.give_up_on) for leaf in leaves)
     # What is no Exception (sys.exit, a leaked cancellation) is retried like any other failure.
     wanted = isinstance(error, policy.retry_on) or any(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Raw, Struct, field
@@ -19,6 +20,10 @@ RESULTS = "results"
 WORKERS = "workers"
 AGENTS = "agents"
 METRICS = "metrics"
+CONFIG = "config"
+# Written only for events that have a tenant: the others cost nothing for it.
+TENANT_RESULTS = "results.tenants"
+TENANT_METRICS = "metrics.tenants"
 
 BEAT_SECONDS = 5.0
 BEAT_TTL = 3 * BEAT_SECONDS
@@ -111,6 +116,7 @@ class AgentRecord(Struct, frozen=True, omit_defaults=True):
     retries: int = 3
     timeout: float | None = None
     lease: float = 60.0
+    dead_letter: bool = True
     app: str = ""
     registered_at: float = 0.0
 
@@ -150,13 +156,31 @@ _run = msgspec.json.Decoder(RunRecord)
 
 def run_write(record: RunRecord, ttl: float) -> Write:
     """The change that keeps a run's record for `ttl` seconds."""
-    return Write(
-        RESULTS,
-        f"{record.task_id}/{record.topic}/{record.agent}",
-        _encode(record),
-        record.topic,
-        ttl,
+    return Write(RESULTS, _run_key(record), _encode(record), record.topic, ttl)
+
+
+def tenant_changes(
+    record: RunRecord, ttl: float, counts: Iterable[Count]
+) -> tuple[Write | Count, ...]:
+    """What a tenant's run changes besides: where its lists find it, and its counters."""
+    if not record.tenant_id:
+        return ()
+    key = _run_key(record)
+    share = f"{quote(record.tenant_id, safe='')}/"
+    return (
+        Write(TENANT_RESULTS, f"*{key}", b"", _tenant_label(record.tenant_id, None), ttl),
+        Write(TENANT_RESULTS, f"={key}", b"", _tenant_label(record.tenant_id, record.topic), ttl),
+        *(Count(TENANT_METRICS, share + one.key, one.field, one.amount) for one in counts),
     )
+
+
+def _run_key(record: RunRecord) -> str:
+    return f"{record.task_id}/{record.topic}/{record.agent}"
+
+
+def _tenant_label(tenant_id: str, topic: str | None) -> str:
+    """A topic holds no slash, so no two tenants and topics come to one label."""
+    return f"{topic or ''}/{tenant_id}"
 
 
 class Results:
@@ -169,15 +193,24 @@ class Results:
         """All agents' records of the task, the newest first."""
         return _runs(await self._store.browse(RESULTS, prefix=f"{task_id}/"))
 
-    async def newest(self, topic: str | None = None, limit: int = 100) -> list[RunRecord]:
-        """The newest records, of one topic or of all."""
+    async def newest(
+        self, topic: str | None = None, limit: int = 100, *, tenant_id: str | None = None
+    ) -> list[RunRecord]:
+        """The newest records, of one topic or of all, of one tenant or of all."""
         checked_limit(limit)
-        return _runs(await self._store.browse(RESULTS, label=topic, limit=limit))
+        if tenant_id is None:
+            return _runs(await self._store.browse(RESULTS, label=topic, limit=limit))
+        label = _tenant_label(tenant_id, topic)
+        index = await self._store.browse(TENANT_RESULTS, label=label, limit=limit)
+        found = await self._store.read(RESULTS, *(entry.key[1:] for entry in index))
+        return _runs(record for record in found if record is not None)
 
     async def remove(self, task_id: str) -> int:
         """Removes the task's records; returns how many there were."""
-        records = await self._store.browse(RESULTS, prefix=f"{task_id}/")
-        return await self._store.remove(RESULTS, *(record.key for record in records))
+        keys = [record.key for record in await self._store.browse(RESULTS, prefix=f"{task_id}/")]
+        count = await self._store.remove(RESULTS, *keys)
+        await self._store.remove(TENANT_RESULTS, *(mark + key for key in keys for mark in "*="))
+        return count
 
 
 def _runs(records: Iterable[Record]) -> list[RunRecord]:
@@ -209,7 +242,7 @@ _worker = msgspec.json.Decoder(WorkerRecord)
 _agent = msgspec.json.Decoder(AgentRecord)
 
 
-class Fleet:
+class Roster:
     """Who runs what: workers by their heartbeats, agents as registered."""
 
     def __init__(self, store: Store) -> None:
@@ -237,6 +270,16 @@ class Fleet:
         found = await self._store.browse(AGENTS, limit=10_000)
         return sorted((_decoded(r, _agent) for r in found), key=lambda a: (a.topic, a.name))
 
+    async def missing(self, agents: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Those of these agents, as (topic, name), that are not written down (any more)."""
+        wanted = list(agents)
+        found = await self._store.read(AGENTS, *(f"{topic}/{name}" for topic, name in wanted))
+        return [agent for agent, record in zip(wanted, found, strict=True) if record is None]
+
+    async def forget(self, topic: str, *names: str) -> int:
+        """Strikes these agents of the topic out; returns how many there were."""
+        return await self._store.remove(AGENTS, *(f"{topic}/{name}" for name in names))
+
 
 class Metrics:
     """Counters that move inside the settlements."""
@@ -244,12 +287,16 @@ class Metrics:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def totals(self, topic: str | None = None) -> dict[str, dict[str, AgentMetrics]]:
-        """By topic and agent."""
-        prefix = "" if topic is None else f"{topic}/"
+    async def totals(
+        self, topic: str | None = None, *, tenant_id: str | None = None
+    ) -> dict[str, dict[str, AgentMetrics]]:
+        """By topic and agent; of one tenant's events, or of all."""
+        share = "" if tenant_id is None else f"{quote(tenant_id, safe='')}/"
+        prefix = share if topic is None else f"{share}{topic}/"
+        collection = METRICS if tenant_id is None else TENANT_METRICS
         found: dict[str, dict[str, AgentMetrics]] = {}
-        for key, fields in sorted((await self._store.totals(METRICS, prefix=prefix)).items()):
-            name, _, agent = key.partition("/")
+        for key, fields in sorted((await self._store.totals(collection, prefix=prefix)).items()):
+            name, _, agent = key.removeprefix(share).partition("/")
             found.setdefault(name, {})[agent] = AgentMetrics(
                 processed=round(fields.get("processed", 0)),
                 failed=round(fields.get("failed", 0)),

@@ -59,6 +59,10 @@ class Settings(Struct, frozen=True, kw_only=True):
         api_host: The address it listens on (OMNIDAEMON_API_HOST).
         api_port: The port it listens on (OMNIDAEMON_API_PORT).
         api_keys: The entries of OMNIDAEMON_API_KEYS, as written.
+        api_hosts: Host names under which it is answered without keys, besides localhost
+            (OMNIDAEMON_API_HOSTS).
+        webhooks: True if workers post to webhooks; else the posts wait for one that does
+            (OMNIDAEMON_WEBHOOKS).
         webhook_secrets: What webhooks are signed with (OMNIDAEMON_WEBHOOK_SECRET).
         webhook_allow: Hosts and networks that webhooks reach although they are private
             (OMNIDAEMON_WEBHOOK_ALLOW).
@@ -83,6 +87,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     api_host: str = "127.0.0.1"
     api_port: int = 8765
     api_keys: tuple[str, ...] = ()
+    api_hosts: tuple[str, ...] = ()
+    webhooks: bool = True
     webhook_secrets: tuple[str, ...] = ()
     webhook_allow: tuple[str, ...] = ()
     result_ttl: float = 86_400.0
@@ -191,6 +197,8 @@ def load_settings(
         api_host=reader.value("OMNIDAEMON_API_HOST", _host, "127.0.0.1"),
         api_port=reader.value("OMNIDAEMON_API_PORT", _whole(1, 65_535), 8765),
         api_keys=reader.value("OMNIDAEMON_API_KEYS", _list, ()),
+        api_hosts=reader.value("OMNIDAEMON_API_HOSTS", _host_names, ()),
+        webhooks=reader.value("OMNIDAEMON_WEBHOOKS", _boolean, True),
         webhook_secrets=reader.value("OMNIDAEMON_WEBHOOK_SECRET", _list, ()),
         webhook_allow=reader.value("OMNIDAEMON_WEBHOOK_ALLOW", _hosts_and_networks, ()),
         result_ttl=reader.value("OMNIDAEMON_RESULT_TTL", _seconds(1, 315_360_000), 86_400.0),
@@ -419,6 +427,10 @@ def _host(text: str) -> str:
 
 def _list(text: str) -> tuple[str, ...]:
     return tuple(part for part in (part.strip() for part in text.split(",")) if part)
+
+
+def _host_names(text: str) -> tuple[str, ...]:
+    return tuple(_host(part) for part in _list(text))
 
 
 def _hosts_and_networks(text: str) -> tuple[str, ...]:

@@ -9,7 +9,8 @@ import anyio
 import msgspec
 from msgspec import Struct
 
-from omnidaemon.errors import ResultTimeout, TaskFailed, TaskNotFound
+from omnidaemon.envelope import decode
+from omnidaemon.errors import DecodeError, ResultTimeout, TaskFailed, TaskNotFound
 from omnidaemon.messages import Place
 from omnidaemon.outcomes import Cause
 from omnidaemon.records import Results, RunRecord
@@ -76,9 +77,27 @@ class Tasks:
             )
         return Task(task_id, topic, overall(states(places, by_agent)), by_agent, tuple(places))
 
-    async def newest(self, topic: str | None = None, limit: int = 100) -> list[RunRecord]:
-        """The newest run records, of one topic or of all."""
-        return await self._results.newest(topic, limit)
+    async def tenants(self, task_id: str) -> set[str | None]:
+        """Whose events have this id; None stands for an event without a tenant, or unreadable."""
+        places = await self._transport.locate(task_id)
+        runs = await self._results.of_task(task_id)
+        found: set[str | None] = {run.tenant_id for run in runs}
+        for topic in {place.topic for place in places} - {run.topic for run in runs}:
+            found.add(await self._tenant(topic, task_id))
+        return found
+
+    async def _tenant(self, topic: str, task_id: str) -> str | None:
+        event = await self._transport.find(topic, task_id)
+        try:
+            return None if event is None else decode(event.body).tenant_id
+        except DecodeError:
+            return None
+
+    async def newest(
+        self, topic: str | None = None, limit: int = 100, *, tenant_id: str | None = None
+    ) -> list[RunRecord]:
+        """The newest run records, of one topic or of all, of one tenant or of all."""
+        return await self._results.newest(topic, limit, tenant_id=tenant_id)
 
     async def remove(self, task_id: str) -> int:
         """Removes the task's records; returns how many there were."""

@@ -16,10 +16,11 @@ from typing import Any, TypeVar
 import anyio
 from anyio.abc import TaskGroup
 
-from omnidaemon import stores, transports
+from omnidaemon import stores, transports, webhooks
 from omnidaemon.app import App
 from omnidaemon.binding import threads
 from omnidaemon.errors import ResultTimeout
+from omnidaemon.posting import Answer, Post, Sender
 from omnidaemon.worker.worker import Worker
 
 T = TypeVar("T")
@@ -32,14 +33,17 @@ class Served:
     Attributes:
         app: The app.
         worker: The worker that runs it.
+        posts: What was posted to webhooks, each attempt; none of it leaves the test unless `serve`
+            was given something that sends it.
     """
 
-    def __init__(self, app: App, worker: Worker) -> None:
+    def __init__(self, app: App, worker: Worker, posts: list[Post]) -> None:
         self.app = app
         self.worker = worker
+        self.posts = posts
 
     async def settled(self, *, timeout: float = 60.0) -> None:
-        """Waits until every event that agents listen to is settled by all of them.
+        """Waits until every event that agents listen to is settled by all of them, webhooks posted.
 
         Raises:
             ResultTimeout: Something is still open after `timeout` seconds of the loop's clock.
@@ -51,8 +55,17 @@ class Served:
             await anyio.sleep(0.01)
 
     async def _open(self) -> list[str]:
+        # Topic by topic: what one publishes while another is looked at would be missed.
+        before = await self.app.transport.topics()
+        found = await self._open_groups()
+        return found or (["something new"] if await self.app.transport.topics() != before else [])
+
+    async def _open_groups(self) -> list[str]:
         found = []
-        for topic in {agent.topic for agent in self.app.agents}:
+        served = {agent.topic for agent in self.app.agents}
+        if self.app.settings.webhooks:
+            served.add(webhooks.TOPIC)
+        for topic in served:
             for group in await self.app.transport.groups(topic):
                 if group.lag or group.leased or group.waiting:
                     found.append(
@@ -63,22 +76,32 @@ class Served:
 
 
 @asynccontextmanager
-async def serve(app: App, *, url: str | None = None, grace: float = 1.0) -> AsyncIterator[Served]:
+async def serve(
+    app: App, *, url: str | None = None, grace: float = 1.0, post: Sender | None = None
+) -> AsyncIterator[Served]:
     """Runs a worker for the app while the block lasts.
 
     Args:
         app: The app; inside the block it publishes to where the worker listens.
         url: The transport and store; by default a memory board of this test's own.
         grace: Seconds that handlers which still run at the end get.
+        post: Answers what is posted to webhooks: `async def post(post: Post) -> Answer`, of
+            `omnidaemon.posting`. By default each is answered with 200. `HttpSender(allow)` sends.
     """
+    posts: list[Post] = []
+
+    async def remember(attempt: Post) -> Answer:
+        posts.append(attempt)
+        return Answer(200) if post is None else await post(attempt)
+
     place = url or f"memory://test-{next(_boards)}"
     transport, store = transports.connect(place), stores.connect(place)
     with app.override(transport=transport, store=store):
-        worker = Worker(app, grace=grace)
+        worker = Worker(app, grace=grace, post=remember)
         async with anyio.create_task_group() as group:
             await _started(worker, group)
             try:
-                yield Served(app, worker)
+                yield Served(app, worker, posts)
             finally:
                 worker.stop()
         await app.close()

@@ -11,34 +11,17 @@ from typing import Any
 
 import anyio
 import click
-from msgspec import Struct
 
 from omnidaemon.app import App
 from omnidaemon.cli import backend
 from omnidaemon.cli.options import LIMIT, TOPIC, json_option
 from omnidaemon.cli.output import clock, emit_json, plain, print_facts, print_table, span
 from omnidaemon.errors import OmniDaemonError
-from omnidaemon.messages import GroupInfo
-from omnidaemon.records import AgentMetrics, Fleet, Metrics, WorkerRecord
-from omnidaemon.settings import load_settings, redact_url
+from omnidaemon.fleet import Fleet
+from omnidaemon.health import Health
+from omnidaemon.settings import Settings, load_settings, redact_url
 
-_FORGOTTEN_SECONDS = 86_400.0
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+).*extra\s*==\s*['\"]([^'\"]+)['\"]")
-
-
-class _Health(Struct, frozen=True):
-    """What could be found out; `bus` and `storage` are what fails, None if nothing does."""
-
-    workers: list[WorkerRecord]
-    forgotten: list[GroupInfo]
-    bus: str | None
-    storage: str | None
-
-    @property
-    def status(self) -> str:
-        if self.bus or self.storage or any(w.state == "degraded" for w in self.workers):
-            return "degraded"
-        return "running" if self.workers else "stopped"
 
 
 @click.command()
@@ -49,79 +32,24 @@ def health(as_json: bool) -> None:
     Exits with 1 if a backend does not answer; that no worker runs is no error.
     """
     settings = backend.shared_settings()
-    found = anyio.run(_examine, App("cli", settings=settings))
+    found = anyio.run(_look, settings)
     if as_json:
-        emit_json(_health_json(found, settings.event_bus))
+        emit_json(found.public())
     else:
         _print_health(found, settings.why)
     if trouble := found.bus or found.storage:
         raise OmniDaemonError(trouble)
 
 
-async def _examine(app: App) -> _Health:
-    workers: list[WorkerRecord] = []
-    forgotten: list[GroupInfo] = []
-    bus = storage = None
+async def _look(settings: Settings) -> Health:
+    app = App("cli", settings=settings)
     try:
-        forgotten = await _forgotten_groups(app)
-    except OmniDaemonError as error:
-        bus = str(error)
-    try:
-        await app.store.check()
-        workers = await Fleet(app.store).workers()
-    except OmniDaemonError as error:
-        storage = str(error)
-    await app.close()
-    return _Health(workers, forgotten, bus, storage)
+        return await Fleet(app).health()
+    finally:
+        await app.close()
 
 
-async def _forgotten_groups(app: App) -> list[GroupInfo]:
-    """Groups that no worker has served for a day."""
-    before = time.time() - _FORGOTTEN_SECONDS
-    return [
-        group
-        for topic in await app.transport.topics()
-        for group in await app.transport.groups(topic.name)
-        if not group.consumers and group.seen is not None and group.seen < before
-    ]
-
-
-def _health_json(found: _Health, event_bus: str) -> dict[str, Any]:
-    now = time.time()
-    agents = {agent for worker in found.workers for agent in worker.agents}
-    return {
-        "runner_id": found.workers[0].id if found.workers else None,
-        "status": found.status,
-        "event_bus_type": event_bus,
-        "event_bus_connected": found.bus is None,
-        "storage_healthy": found.storage is None,
-        "subscribed_topics": sorted({agent.partition("/")[0] for agent in agents}),
-        "registered_agents_count": len(agents),
-        "uptime_seconds": max((now - w.started_at for w in found.workers), default=0.0),
-        "workers": [
-            {
-                "id": worker.id,
-                "app": worker.app,
-                "host": worker.host,
-                "pid": worker.pid,
-                "state": worker.state,
-                "detail": worker.detail,
-                "agents": worker.agents,
-                "running": worker.running,
-                "uptime_seconds": now - worker.started_at,
-                "last_beat_seconds": now - worker.beat_at,
-            }
-            for worker in found.workers
-        ],
-        "groups_without_worker": [
-            {"topic": g.topic, "agent": g.name, "waiting": g.lag + g.leased + g.waiting}
-            for g in found.forgotten
-        ],
-        "errors": [text for text in (found.bus, found.storage) if text],
-    }
-
-
-def _print_health(found: _Health, why: str) -> None:
+def _print_health(found: Health, why: str) -> None:
     print_facts(
         [
             ("status", found.status),
@@ -176,7 +104,7 @@ def metrics(topic: str | None, limit: int, as_json: bool) -> None:
     """Count what each agent has done: runs received, succeeded, failed, and their mean time."""
 
     async def command(app: App) -> dict[str, dict[str, dict[str, float]]]:
-        return await _counted(app, topic, limit)
+        return await Fleet(app).metrics(topic, limit=limit)
 
     found = backend.run(command)
     if as_json:
@@ -206,29 +134,6 @@ def metrics(topic: str | None, limit: int, as_json: bool) -> None:
                 for agent, m in agents.items()
             ],
         )
-
-
-async def _counted(
-    app: App, topic: str | None, limit: int
-) -> dict[str, dict[str, dict[str, float]]]:
-    totals = await Metrics(app.store).totals(topic)
-    running: dict[tuple[str, str], int] = {}
-    for info in await app.transport.topics():
-        if topic in (None, info.name):
-            for group in await app.transport.groups(info.name):
-                running[group.topic, group.name] = group.leased
-    known = {(name, agent) for name, agents in totals.items() for agent in agents}
-    found: defaultdict[str, dict[str, dict[str, float]]] = defaultdict(dict)
-    for name, agent in sorted(known | running.keys())[:limit]:
-        counted = totals.get(name, {}).get(agent, AgentMetrics())
-        ended = counted.processed + counted.failed
-        found[name][agent] = {
-            "tasks_received": ended + running.get((name, agent), 0),
-            "tasks_processed": counted.processed,
-            "tasks_failed": counted.failed,
-            "avg_processing_time_sec": counted.average,
-        }
-    return dict(found)
 
 
 @click.command()

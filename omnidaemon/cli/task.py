@@ -24,8 +24,9 @@ from omnidaemon.cli.output import (
 )
 from omnidaemon.envelope import check_name
 from omnidaemon.errors import PayloadError, ResultTimeout
-from omnidaemon.records import RunRecord, iso
+from omnidaemon.records import RunRecord
 from omnidaemon.tasks import Task, states
+from omnidaemon.views import run_public, task_public
 
 _PAYLOAD_KEYS = {"content", "reply_to", "correlation_id", "webhook"}
 _WAIT_SECONDS = 60.0
@@ -43,6 +44,7 @@ class _Payload(Struct, frozen=True):
     content: Any
     reply_to: str | None = None
     correlation_id: str | None = None
+    webhook: str | None = None
 
 
 @task.command()
@@ -51,6 +53,7 @@ class _Payload(Struct, frozen=True):
 @click.option("--payload-file", metavar="FILE", help="The content as JSON, from a file.")
 @click.option("--content", metavar="TEXT", help="The content as text, taken as it is.")
 @click.option("--reply-to", type=TOPIC, help="The topic to which results are published.")
+@click.option("--webhook", metavar="URL", help="Where each agent's outcome is posted.")
 @click.option("--tenant-id", help="Whose event it is.")
 @click.option("--correlation-id", help="What it belongs to.")
 @click.option("--causation-id", help="The id of the event that caused it.")
@@ -75,13 +78,13 @@ def publish(
 ) -> None:
     """Publish an event, and print its task id.
 
-    A payload that is an object with `content`, and beside it only `reply_to` and
+    A payload that is an object with `content`, and beside it only `reply_to`, `webhook` and
     `correlation_id`, is taken apart; anything else is the content itself.
     """
     if timeout is not None and not wait:
         raise click.UsageError("--timeout is for --wait")
     read = _payload(payload, payload_file, content)
-    for name in ("reply_to", "correlation_id"):
+    for name in ("reply_to", "webhook", "correlation_id"):
         _merge(options, name, getattr(read, name))
     if timeout is None:
         timeout = _WAIT_SECONDS + (options["delay"] or 0.0)
@@ -100,7 +103,7 @@ def publish(
             run = await app.tasks.result(handle.id, handle.topic, timeout=timeout)
         except ResultTimeout as error:
             raise ResultTimeout(f"{error}; with: omnidaemon task result {handle.id}") from error
-        emit_json(_run_json(run) if as_json else run.value)
+        emit_json(run_public(run) if as_json else run.value)
 
     backend.run(command)
 
@@ -121,15 +124,11 @@ def _payload(payload: str | None, file: str | None, text: str | None) -> _Payloa
     value = _json(payload, file)
     if not isinstance(value, dict) or "content" not in value or value.keys() - _PAYLOAD_KEYS:
         return _Payload(value)
-    if value.get("webhook") is not None:
-        raise click.UsageError(
-            "the payload names a webhook, and webhooks are not delivered by this version: "
-            "leave it out"
-        )
-    for name in ("reply_to", "correlation_id"):
-        if not isinstance(value.get(name), str | None):
-            raise click.UsageError(f"the payload's {name} is not text: {compact(value[name], 60)}")
-    return _Payload(value["content"], value.get("reply_to"), value.get("correlation_id"))
+    fields = {name: value.get(name) for name in ("reply_to", "correlation_id", "webhook")}
+    for name, text in fields.items():
+        if not isinstance(text, str | None):
+            raise click.UsageError(f"the payload's {name} is not text: {compact(text, 60)}")
+    return _Payload(value["content"], **fields)
 
 
 def _json(payload: str | None, file: str | None) -> Any:
@@ -187,47 +186,9 @@ def result(task_id: str | None, option_id: str | None, as_json: bool) -> None:
         raise click.UsageError(str(error)) from error
     found = backend.run(command)
     if as_json:
-        emit_json(_task_json(found))
+        emit_json(task_public(found))
     else:
         _print_task(found)
-
-
-def _task_json(found: Task) -> dict[str, Any]:
-    success = found.success
-    now = states(found.places, found.runs)
-    return {
-        "task_id": found.id,
-        "topic": found.topic,
-        "status": found.status,
-        "result": success.value if success else None,
-        "agents": {
-            name: {**_run_json(found.runs[name]), "status": status}
-            if name in found.runs
-            else {"status": status}
-            for name, status in sorted(now.items())
-            if name
-        },
-    }
-
-
-def _run_json(run: RunRecord) -> dict[str, Any]:
-    return {
-        "task_id": run.task_id,
-        "topic": run.topic,
-        "agent": run.agent,
-        "status": run.status,
-        "result": run.value,
-        "error": run.cause,
-        "attempts": run.attempts,
-        "replays": run.replays,
-        "started_at": iso(run.started_at),
-        "finished_at": iso(run.finished_at),
-        "seconds": round(run.seconds, 6),
-        "retry_at": None if run.retry_at is None else iso(run.retry_at),
-        "worker": run.worker,
-        "correlation_id": run.correlation_id,
-        "tenant_id": run.tenant_id,
-    }
 
 
 def _print_task(found: Task) -> None:
@@ -271,7 +232,7 @@ def list_tasks(topic: str | None, limit: int, as_json: bool) -> None:
 
     runs = backend.run(command)
     if as_json:
-        emit_json([_run_json(run) for run in runs])
+        emit_json([run_public(run) for run in runs])
         return
     if not runs:
         click.echo("no runs are recorded" + (f" for topic {topic!r}" if topic else ""))

@@ -7,6 +7,8 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import anyio
@@ -14,7 +16,7 @@ import click
 
 from omnidaemon.app import App
 from omnidaemon.cli.options import Seconds
-from omnidaemon.errors import ConfigurationError, ImportStringError
+from omnidaemon.errors import ConfigurationError, ImportStringError, InvalidSettings
 from omnidaemon.imports import import_string
 from omnidaemon.outcomes import shown
 from omnidaemon.settings import LOG_LEVELS, load_settings
@@ -50,6 +52,13 @@ logger = logging.getLogger("omnidaemon.worker")
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     help="What is logged.  [default: LOG_LEVEL, INFO]",
 )
+@click.option("--api", is_flag=True, help="Serve the admin API too; exit 1 if its port is taken.")
+@click.option("--api-host", help="Where it listens.  [default: OMNIDAEMON_API_HOST, 127.0.0.1]")
+@click.option(
+    "--api-port",
+    type=click.IntRange(0, 65_535),
+    help="Its port; 0 takes a free one.  [default: OMNIDAEMON_API_PORT, 8765]",
+)
 @click.option("--lifeline", hidden=True, help="A supervisor's pipes.")
 @click.option("--resume", is_flag=True, hidden=True, help="Lift pauses, as for a person.")
 @click.option("--quiet", is_flag=True, hidden=True, help="Do not say which backends are used.")
@@ -60,6 +69,9 @@ def worker(
     grace: float | None,
     app_dir: Path,
     log_level: str | None,
+    api: bool,
+    api_host: str | None,
+    api_port: int | None,
     lifeline: str | None,
     resume: bool,
     quiet: bool,
@@ -73,6 +85,7 @@ def worker(
     directory = app_dir.resolve()
     # Pauses are lifted when a person starts a worker, not when a service or a supervisor does.
     resume = resume or (lifeline is None and sys.stdin is not None and sys.stdin.isatty())
+    api = api or api_host is not None or api_port is not None
     if lifeline is None and (processes > 1 or reloading):
         _configure_logging(log_level or load_settings().log_level)
         arguments = [target, "--app-dir", str(directory)]
@@ -86,7 +99,12 @@ def worker(
             resume=resume,
             reload_dir=directory if reloading else None,
         )
-        sys.exit(anyio.run(supervisor.run))
+        with ExitStack() as stack:
+            if api or load_settings().api_enabled:
+                # The app is loaded here too: it may have chosen its backends itself.
+                sys.path.insert(0, str(directory))
+                stack.enter_context(_serving_api(load_app(target), api, api_host, api_port))
+            sys.exit(anyio.run(supervisor.run))
     sys.path.insert(0, str(directory))
     app = load_app(target)
     # After the app's module, which may have set logging up in its own way.
@@ -98,7 +116,36 @@ def worker(
             "events are kept in memory, which no other process sees: with --processes or --reload "
             "nobody can publish to this worker; choose sqlite or redis_stream"
         )
-    run_worker(app, grace=grace, resume=resume, lifeline=_lifeline(lifeline))
+    with ExitStack() as stack:
+        # A process that has a supervisor leaves this to it.
+        if lifeline is None and (api or app.settings.api_enabled):
+            stack.enter_context(_serving_api(app, api, api_host, api_port))
+        run_worker(app, grace=grace, resume=resume, lifeline=_lifeline(lifeline))
+
+
+@contextmanager
+def _serving_api(app: App, insisted: bool, host: str | None, port: int | None) -> Iterator[None]:
+    """Serves the admin API from this process; if that cannot be, the worker runs without it.
+
+    Raises:
+        ConfigurationError: It was insisted on, and its port is taken, or a package is missing.
+    """
+    server = None
+    try:
+        from omnidaemon.admin import serve_api
+
+        server = serve_api(app, host=host, port=port)
+    except InvalidSettings as error:
+        logger.error("%s", error)  # open to all, or with keys that nobody has: rather not at all
+    except ConfigurationError as error:
+        if insisted:
+            raise
+        logger.error("%s", error)
+    try:
+        yield
+    finally:
+        if server is not None:
+            server.stop()
 
 
 def load_app(target: str) -> App:

@@ -149,8 +149,8 @@ class MemorySubscription:
         match settlement.action:
             case Ack():
                 group.end(item)
-            case RetryAfter(delay):
-                item.attempt += 1
+            case RetryAfter(delay, charged):
+                item.attempt += charged
                 item.retrying = True
                 group.put_back(item, now + delay, item.token)
                 rung.add((topic, name))

@@ -99,6 +99,16 @@ class Topic:
         """The newest events, newest first."""
         return self.slice(max(self.head, self.end - limit), self.end)[::-1]
 
+    def find(self, event_id: str) -> Event | None:
+        """The newest event with this id, or the delayed one."""
+        seq = self._ids.get(event_id)
+        if seq is not None and seq >= self.head:
+            return self.slice(seq, seq + 1)[0]
+        for _, number, message in self.delayed:
+            if message.id == event_id:
+                return Event(f"delayed-{number}", event_id, message.body, 0.0)
+        return None
+
     def join(self, name: str, start: Start) -> Group:
         """Makes a group; `floor` is the oldest event as long as no group was ever there."""
         cursor = {"auto": self.floor, "oldest": self.head, "new": self.end}[start]
@@ -201,6 +211,7 @@ class Topic:
             groups=len(self.groups),
             delayed=len(self.delayed),
             dead=len(self.letters(None, limits, now)),
+            memory=self.size,
         )
 
     def group_info(self, name: str, limits: Bounds, now: float) -> GroupInfo:

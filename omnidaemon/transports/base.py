@@ -12,7 +12,8 @@ Laws (`tests/contract/test_transport_laws.py` holds every backend to them):
 - Renewing and settling are fenced by the delivery's token: one who lost it changes nothing.
 - A settlement happens whole or not at all. (In a Redis cluster what lies in another slot is there
   a moment before, under a name by which a repetition is recognised.)
-- A retry comes back after its delay with `attempt` one higher; a release at once, uncharged.
+- A retry comes back after its delay with `attempt` one higher, or the same if it is not charged; a
+  release at once, uncharged.
 - A dead letter concerns its group alone; replayed, it goes to that group alone, with `attempt` 1,
   `crashes` 0 and `replays` one higher.
 - An event is removed only when every group has settled it, and then the newest are kept up to the
@@ -171,6 +172,12 @@ class Transport(Protocol):
 
     async def locate(self, event_id: str) -> list[Place]:
         """Where the event stands, per group; [] if no topic holds it."""
+
+    async def find(self, topic: str, event_id: str) -> Event | None:
+        """The newest event of the topic with this id, also one that is delayed still.
+
+        None if the topic holds it no more, as a dead letter perhaps.
+        """
 
     async def dead_letters(
         self, topic: str, group: str | None = None, *, limit: int = 10

@@ -203,6 +203,13 @@ class MemoryTransport:
                 for place in topic.places(event_id)
             ]
 
+    async def find(self, topic: str, event_id: str) -> Event | None:
+        """See the contract."""
+        await checkpoint()
+        with self._board.lock:
+            there = self._ripe(topic)
+            return None if there is None else there.find(event_id)
+
     async def dead_letters(
         self, topic: str, group: str | None = None, *, limit: int = 10
     ) -> list[DeadLetter]:

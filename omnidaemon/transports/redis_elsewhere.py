@@ -22,7 +22,15 @@ from omnidaemon.drivers import redis_scripts as scripts
 from omnidaemon.drivers.redis_changes import Blobs, milliseconds, packed_changes
 from omnidaemon.drivers.redis_cluster import Refusal
 from omnidaemon.errors import ConnectionLost, TransportError
-from omnidaemon.messages import Consumer, Delivery, Message, Release, Settlement, Verdict
+from omnidaemon.messages import (
+    Consumer,
+    Delivery,
+    Message,
+    Release,
+    RetryAfter,
+    Settlement,
+    Verdict,
+)
 from omnidaemon.transports.redis_groups import RedisGroups
 from omnidaemon.transports.redis_publishing import check_bodies
 from omnidaemon.transports.redis_settling import Token
@@ -235,6 +243,8 @@ def _run(settlement: Settlement) -> str:
         f"{delivery.topic}/{delivery.group}/{delivery.position}"
         f"/{delivery.replays}/{delivery.attempt}"
     )
-    if isinstance(settlement.action, Release):  # the attempt is yet to come
+    action = settlement.action
+    if isinstance(action, Release) or (isinstance(action, RetryAfter) and not action.charged):
+        # The attempt is yet to come.
         name += f"/released-{cast(Token, delivery.token)[2]}"
     return name

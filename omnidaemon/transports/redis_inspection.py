@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Collection
@@ -35,23 +36,25 @@ class RedisInspection(Client):
 
     async def topics(self) -> list[TopicInfo]:
         """See the contract."""
-        found: list[TopicInfo] = []
-        for name in await self._names():
-            asked = await self._topic(name)
-            if asked is None:
-                continue
-            events, size, delayed, groups, dead = asked
-            letters = 0
-            for group in dead:
-                letters += await self.call("XLEN", self.keys.group(name, text(group))[4])
-            found.append(TopicInfo(name, events, size, len(groups), delayed, letters))
-        return found
+        # Together: a fleet may have hundreds, and one after another each is a round trip.
+        found = await asyncio.gather(*map(self._topic_info, await self._names()))
+        return [info for info in found if info is not None]
+
+    async def _topic_info(self, name: str) -> TopicInfo | None:
+        asked = await self._topic(name)
+        if asked is None:
+            return None
+        events, size, delayed, groups, dead, memory = asked
+        letters = 0
+        for group in dead:
+            letters += await self.call("XLEN", self.keys.group(name, text(group))[4])
+        return TopicInfo(name, events, size, len(groups), delayed, letters, memory)
 
     async def _names(self) -> list[str]:
         return sorted(map(text, await self.call("SMEMBERS", self.keys.registry)))
 
     async def _topic(self, name: str) -> Any:
-        """Events, bytes, delayed, groups, groups with dead letters; None for an unknown topic."""
+        """What the script returns; None for an unknown topic."""
         keys = [self.keys.registry_for(name), *self.keys.topic(name)]
         return await self.run(scripts.INSPECT_TOPIC, keys, topic=name)
 
@@ -60,12 +63,9 @@ class RedisInspection(Client):
         asked = await self._topic(topic)
         if asked is None:
             return []
-        found: list[GroupInfo] = []
-        for name in sorted(map(text, asked[3])):
-            info = await self._group(topic, name)
-            if info is not None:
-                found.append(info)
-        return found
+        names = sorted(map(text, asked[3]))
+        found = await asyncio.gather(*(self._group(topic, name) for name in names))
+        return [info for info in found if info is not None]
 
     async def _group(self, topic: str, name: str) -> GroupInfo | None:
         members, due, retry, _, dead = self.keys.group(topic, name)
@@ -110,9 +110,9 @@ class RedisInspection(Client):
         return places
 
     async def _locate_in(self, topic: str, event_id: str, asked: Any) -> list[Place]:
-        delayed, groups, dead = asked[2:]
+        delayed, groups, dead = asked[2:5]
         position = await self._position(topic, event_id)
-        if not position and delayed and await self._is_delayed(topic, event_id):
+        if not position and delayed and await self._delayed(topic, event_id):
             return [Place(topic, None, "pending")]
         found: list[Place] = []
         for name in sorted({text(group) for group in (*groups, *dead)}):
@@ -149,10 +149,25 @@ class RedisInspection(Client):
             looked += 500
         return ""
 
-    async def _is_delayed(self, topic: str, event_id: str) -> bool:
+    async def find(self, topic: str, event_id: str) -> Event | None:
+        """See the contract; looks as far as `locate` does."""
+        await self._topic(topic)  # what is due by now is an event
+        position = await self._position(topic, event_id)
+        if not position:
+            return await self._delayed(topic, event_id)
+        stream = self.keys.topic(topic)[0]
+        for id_, fields in await self.call("XRANGE", stream, position, position):
+            return Event(text(id_), event_id, fields[3], int(id_.split(b"-")[0]) / 1000)
+        return None
+
+    async def _delayed(self, topic: str, event_id: str) -> Event | None:
         wanted = b"%08x" % len(event_id.encode()) + event_id.encode()
         members = await self.call("ZRANGE", self.keys.topic(topic)[2], 0, _SEARCHED)
-        return any(member[16:].startswith(wanted) for member in members)
+        for member in members:
+            if member[16:].startswith(wanted):
+                place, body = text(member[:16]), member[16 + len(wanted) :]
+                return Event(f"delayed-{int(place)}", event_id, body, 0.0)
+        return None
 
     # Dead letters
 

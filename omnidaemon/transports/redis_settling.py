@@ -126,8 +126,8 @@ class Batch:
         delivery = settlement.delivery
         kind, id_, _, _, place = cast(Token, delivery.token)
         match settlement.action:
-            case RetryAfter(delay):
-                runs = f"{delivery.attempt + 1} {delivery.crashes} {delivery.replays}"
+            case RetryAfter(delay, charged):
+                runs = f"{delivery.attempt + charged} {delivery.crashes} {delivery.replays}"
                 self._retries.append((kind, id_, milliseconds(delay), runs))
                 return
             case Release():

@@ -107,6 +107,7 @@ class SQLiteInspection(Client):
             groups=groups,
             delayed=delayed,
             dead=dead,
+            memory=topic.size - before,
         )
 
     def _ripe(self, connection: sqlite3.Connection, name: str) -> Topic | None:
@@ -206,6 +207,28 @@ class SQLiteInspection(Client):
         if not places and seq is not None:
             return [Place(name, None, "pending")]
         return places
+
+    async def find(self, topic: str, event_id: str) -> Event | None:
+        """See the contract."""
+
+        def work(connection: sqlite3.Connection) -> Event | None:
+            found = self._ripe(connection, topic)
+            if found is None:
+                return None
+            row = connection.execute(
+                "SELECT key, body, stored FROM events WHERE id = ? AND key > ? AND key <= ?"
+                " ORDER BY key DESC LIMIT 1",
+                (event_id, key(found, 0), key(found, SEQ_MASK)),
+            ).fetchone()
+            if row is not None:
+                return Event(str(row[0] & SEQ_MASK), event_id, row[1], row[2])
+            row = connection.execute(
+                "SELECT n, body FROM delayed WHERE topic = ? AND id = ? ORDER BY n DESC LIMIT 1",
+                (found.id, event_id),
+            ).fetchone()
+            return None if row is None else Event(f"delayed-{row[0]}", event_id, row[1], 0.0)
+
+        return await self.run(work, durable=False)
 
     # Dead letters
 

@@ -251,8 +251,8 @@ def settle(
             case Bury(reason):
                 ended.append(delivery.token)
                 dead.append(_letter(delivery, now, reason))
-            case RetryAfter(delay):
-                back.append(_return(delivery, 1, now + delay))
+            case RetryAfter(delay, charged):
+                back.append(_return(delivery, int(charged), now + delay))
             case Release():
                 back.append(_return(delivery, 0, HANDED_BACK))
         if settlement.publish:

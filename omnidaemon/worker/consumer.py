@@ -21,7 +21,7 @@ from msgspec import Raw
 from omnidaemon.agents import Agent
 from omnidaemon.app import CallNext, Middleware
 from omnidaemon.context import Context, Publish
-from omnidaemon.envelope import MAX_HOPS, Envelope, Wire, decode, dump, encode, wire_of
+from omnidaemon.envelope import INTERNAL, MAX_HOPS, Envelope, Wire, decode, dump, encode, wire_of
 from omnidaemon.errors import DecodeError, OmniDaemonError, PayloadError
 from omnidaemon.messages import (
     Ack,
@@ -36,9 +36,10 @@ from omnidaemon.messages import (
     Write,
 )
 from omnidaemon.outcomes import CRASH_LIMIT, Again, Cause, Dead, Done, Outcome, decide, describe
-from omnidaemon.records import RunRecord, RunStatus, metric, run_write
+from omnidaemon.records import RunRecord, RunStatus, metric, run_write, tenant_changes
 from omnidaemon.stores.base import Store
 from omnidaemon.transports.base import Subscription, Transport
+from omnidaemon.webhooks import hand_over
 from omnidaemon.worker.leases import Held
 
 logger = logging.getLogger("omnidaemon.worker")
@@ -96,6 +97,7 @@ class AgentConsumer:
 
     Attributes:
         agent: The agent.
+        held: What it holds, whose leases are kept.
         running: Runs in progress.
         buried: True once it has made a dead letter; who has looked at that sets it back.
     """
@@ -105,10 +107,11 @@ class AgentConsumer:
     ) -> None:
         self.agent = agent
         self._subscription = subscription
-        self._held = held
+        self.held = held
         self._shared = shared
         self._call = _composed(agent, shared.middleware)
         self._label = f"{agent.topic}/{agent.name}"
+        self._recorded = not agent.topic.startswith(INTERNAL)
         self._atomic = shared.transport.backend == shared.store.backend
         self._processed = metric(self._label, "processed")
         self._failed = metric(self._label, "failed")
@@ -194,7 +197,7 @@ class AgentConsumer:
             pause = 0.1
             # Nothing may be awaited between receiving and this: what is leased is ours.
             if deliveries:
-                self._held.add(deliveries)
+                self.held.add(deliveries)
                 self._queue.extend(deliveries)
                 self._stalled_from = anyio.current_time()
                 self._pace.saw(deliveries)
@@ -378,6 +381,8 @@ class AgentConsumer:
         self, delivery: Delivery, envelope: Envelope, error: BaseException, started: float
     ) -> Settlement:
         outcome = decide(self.agent.policy, delivery.attempt, error, random.random())
+        if isinstance(outcome, Again) and not outcome.charged:  # it was no run: nothing to record
+            return Settlement(delivery, RetryAfter(outcome.delay, charged=False))
         return self._settlement(delivery, envelope, outcome, started)
 
     def _settlement(
@@ -407,6 +412,15 @@ class AgentConsumer:
             counts = [self._failed, self._dead] if ran else [self._dead]
         if cause is not None:
             self._log(delivery, outcome, cause)
+        if ran:
+            counts.append(metric(self._label, "seconds", seconds))
+        if not self._recorded:
+            return Settlement(delivery, action, replies, tuple(counts))
+        if envelope.webhook is not None and not isinstance(outcome, Again):
+            hook = hand_over(
+                envelope.webhook, envelope, delivery, result=result, cause=cause, finished_at=now
+            )
+            replies = (*replies, hook)
         record = RunRecord(
             envelope.id,
             delivery.topic,
@@ -423,9 +437,10 @@ class AgentConsumer:
             envelope.correlation_id,
             envelope.tenant_id,
         )
-        if ran:
-            counts.append(metric(self._label, "seconds", seconds))
-        changes: tuple[Any, ...] = (run_write(record, self._shared.result_ttl), *counts)
+        ttl = self._shared.result_ttl
+        changes: tuple[Any, ...] = (run_write(record, ttl), *counts)
+        if envelope.tenant_id:
+            changes += tenant_changes(record, ttl, counts)
         return Settlement(delivery, action, replies, changes, envelope.id)
 
     def _unread(self, delivery: Delivery, cause: Cause) -> Settlement:
@@ -471,17 +486,31 @@ class AgentConsumer:
     async def _settle(self) -> None:
         with CancelScope(shield=True):
             while True:
-                while not self._outbox:
-                    if self._ended:
-                        return
-                    self._finished = anyio.Event()
-                    await self._finished.wait()
-                batch, self._outbox = self._outbox[:SETTLE_MOST], self._outbox[SETTLE_MOST:]
-                self._settling = len(batch)
+                try:
+                    await self._settle_on()
+                except anyio.get_cancelled_exc_class():
+                    # Not ours, which the shield keeps off: asyncio.run ends its loop, and cancels
+                    # every task once. What is held is handed back all the same.
+                    continue
+                return
+
+    async def _settle_on(self) -> None:
+        while True:
+            while not self._outbox:
+                if self._ended:
+                    return
+                self._finished = anyio.Event()
+                await self._finished.wait()
+            batch, self._outbox = self._outbox[:SETTLE_MOST], self._outbox[SETTLE_MOST:]
+            self._settling = len(batch)
+            try:
                 await self._settle_batch(batch)
-                self._settling = 0
-                self._unsettled_bytes -= sum(map(_size, batch))
-                self._room.set()
+            except anyio.get_cancelled_exc_class():
+                self._outbox = batch + self._outbox  # what was applied is recognised
+                raise
+            self._settling = 0
+            self._unsettled_bytes -= sum(map(_size, batch))
+            self._room.set()
 
     async def _settle_batch(self, batch: list[Settlement]) -> None:
         """Settles until it is done: a finished run is never repeated because a store is away."""
@@ -513,7 +542,7 @@ class AgentConsumer:
     def _settled(self, settlements: Sequence[Settlement], verdicts: Sequence[Verdict]) -> None:
         for settlement, verdict in zip(settlements, verdicts, strict=True):
             delivery = settlement.delivery
-            self._held.drop(delivery)
+            self.held.drop(delivery)
             self.buried |= isinstance(settlement.action, Bury)
             if verdict == "lost" and not isinstance(settlement.action, Release):
                 logger.warning(

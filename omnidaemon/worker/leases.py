@@ -87,10 +87,15 @@ class LeaseKeeper:
         self._failure: BaseException | None = None
 
     def hold(self, consumer: Consumer) -> Held:
-        """A new subscription's place here; before `run`."""
+        """A new subscription's place here; also while it runs."""
         held = Held(consumer)
         self._held.append(held)
+        self._bell.ring("stop")  # who sleeps now would wake for the others' leases alone
         return held
+
+    def let_go(self, held: Held) -> None:
+        """Its subscription has ended: says no longer that it lives."""
+        self._held.remove(held)
 
     async def run(self) -> None:
         """Keeps the leases until cancelled; raises what broke it, if something did."""
@@ -134,7 +139,7 @@ class LeaseKeeper:
                 self._warn_if_starved(now - looked)
                 if now >= beat_at:
                     beat_at = now + await self._try("heartbeat", self._beat, self._beat_seconds)
-                for held in self._held:
+                for held in tuple(self._held):
                     if now >= held.renew_at:
                         held.renew_at = now + await self._renew(held)
                 looked = self._now()

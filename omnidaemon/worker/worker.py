@@ -8,15 +8,21 @@ import secrets
 import socket
 import time
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from typing import Any, Literal
 
 import anyio
+from anyio.abc import TaskGroup
 
 from omnidaemon.agents import Agent
 from omnidaemon.app import App
-from omnidaemon.errors import ConfigurationError, StoreError
+from omnidaemon.envelope import INTERNAL
+from omnidaemon.errors import ConfigurationError, StoreError, TransportError
 from omnidaemon.outcomes import shown
-from omnidaemon.records import BEAT_SECONDS, AgentRecord, Fleet, WorkerRecord
+from omnidaemon.posting import HttpSender, Sender
+from omnidaemon.records import BEAT_SECONDS, AgentRecord, Roster, WorkerRecord
+from omnidaemon.webhook_rules import signing_keys
+from omnidaemon.webhooks import webhook_agent
 from omnidaemon.worker.consumer import SETTLE_SECONDS, AgentConsumer, Shared
 from omnidaemon.worker.leases import LeaseKeeper
 
@@ -25,6 +31,7 @@ logger = logging.getLogger("omnidaemon.worker")
 DEAD_LETTER_BEATS = 12
 """Every so many heartbeats (a minute) an agent that made dead letters is looked at."""
 DEAD_LETTER_SHARE = 0.8
+JOIN_SECONDS = 1.0
 
 
 class Worker:
@@ -34,15 +41,27 @@ class Worker:
         app: The app.
         grace: Seconds that running handlers get after `stop`; None takes the settings'.
         resume: True lifts pauses of the app's agents, as a person who starts a worker expects.
+        post: What makes one attempt to post to a webhook; over HTTP by default.
     """
 
-    def __init__(self, app: App, *, grace: float | None = None, resume: bool = False) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        grace: float | None = None,
+        resume: bool = False,
+        post: Sender | None = None,
+    ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._app = app
         self._grace = grace
         self._resume = resume
+        self._post = post
         self._started_at = time.time()
         self._consumers: list[AgentConsumer] = []
+        self._group: TaskGroup | None = None
+        self._keeper: LeaseKeeper | None = None
+        self._shared: Shared | None = None
         self._open = 0
         self._beats = 0
         self._drained = False
@@ -60,16 +79,42 @@ class Worker:
         """
         self._stopping.set()
         if not self.ready.is_set():
-            self._cancel()
+            self.cancel()
 
     def abort(self) -> None:
         """Drains without grace: what runs is cancelled and handed back, what ends slowly left."""
         self.stop()
         self._forced.set()
         if self._drained:
-            self._cancel()
+            self.cancel()
 
-    def _cancel(self) -> None:
+    @property
+    def agents(self) -> list[Agent]:
+        """Those whose groups it has joined."""
+        return [consumer.agent for consumer in tuple(self._consumers)]
+
+    async def add(self, agent: Agent) -> None:
+        """Serves one more agent from now on; returns once its group is joined.
+
+        To be called in the worker's loop, once it is ready. A worker that is being stopped leaves
+        the agent alone.
+        """
+        if self._group is None:
+            raise RuntimeError("the worker is not ready: add the agent to its app before")
+        if not self._stopping.is_set():
+            self._open += 1
+            joined = anyio.Event()
+            self._group.start_soon(self._serve_late, agent, joined)
+            await joined.wait()
+
+    def drop(self, topic: str, name: str) -> None:
+        """Serves this agent no longer; what it runs may finish."""
+        for consumer in self._consumers:
+            if (consumer.agent.topic, consumer.agent.name) == (topic, name):
+                consumer.stop()
+
+    def cancel(self) -> None:
+        """Ends at once, as if the task that runs it were cancelled; what runs is handed back."""
         if self._whole is not None:
             self._whole.cancel()
 
@@ -103,37 +148,52 @@ class Worker:
                     raise ConfigurationError(
                         f"the lifespan of {app!r} failed: {type(error).__name__}: {shown(error)}"
                     ) from error
-            fleet = Fleet(app.store)
-            await fleet.register(self._agent_records())
-            keeper = LeaseKeeper(
+            roster = Roster(app.store)
+            await roster.register([self._agent_record(agent) for agent in app.agents])
+            self._keeper = LeaseKeeper(
                 app.transport,
                 beat=self._beat,
                 beat_seconds=BEAT_SECONDS,
                 trouble=self._trouble,
                 mode=app.transport.renewal,
             )
-            await self._subscribe(stack, keeper, state)
+            self._shared = self._what_is_shared(state)
+            for agent in self._served():  # all join before any receives: none starts behind another
+                await self._join(stack, agent)
             await self._beat()
             async with anyio.create_task_group() as group:
-                group.start_soon(keeper.run)
+                group.start_soon(self._keeper.run)
                 await self._work()
                 group.cancel_scope.cancel()
             self._drained = True
             if self._forced.is_set():
-                self._cancel()
+                self.cancel()
             try:
-                await fleet.leave(self.id)
+                await roster.leave(self.id)
             except StoreError as error:
                 logger.warning("worker %s could not sign off: %s", self.id, error)
 
     async def _beat(self) -> None:
-        await Fleet(self._app.store).beat(self._record())
+        roster = Roster(self._app.store)
+        await roster.beat(self._record())
+        await self._write_down_again(roster)
         self._beats += 1
         if self._beats % DEAD_LETTER_BEATS == 0:
-            for consumer in self._consumers:
+            for consumer in tuple(self._consumers):
                 if consumer.buried:
                     consumer.buried = False
                     await self._warn_of_dead_letters(consumer.agent)
+
+    async def _write_down_again(self, roster: Roster) -> None:
+        """Registers what was cleared, but not what was deleted: its group is gone as well."""
+        agents = {
+            (agent.topic, agent.name): agent
+            for agent in self.agents
+            if not agent.topic.startswith(INTERNAL)
+        }
+        for topic, name in await roster.missing(agents):
+            if any(group.name == name for group in await self._app.transport.groups(topic)):
+                await roster.register([self._agent_record(agents[topic, name])])
 
     async def _warn_of_dead_letters(self, agent: Agent) -> None:
         most = self._app.transport.limits.dead_letters
@@ -149,10 +209,9 @@ class Worker:
                     agent.topic,
                 )
 
-    async def _subscribe(self, stack: AsyncExitStack, keeper: LeaseKeeper, state: Any) -> None:
-        """Joins all groups before any receives, so that none starts behind another's progress."""
+    def _what_is_shared(self, state: Any) -> Shared:
         app = self._app
-        shared = Shared(
+        return Shared(
             worker=self.id,
             transport=app.transport,
             store=app.store,
@@ -164,41 +223,91 @@ class Worker:
             result_ttl=app.settings.result_ttl,
             max_message=app.settings.max_message,
         )
-        for agent in app.agents:
-            subscription = await stack.enter_async_context(
-                app.transport.subscribe(
-                    agent.topic, agent.name, lease=agent.lease, start=agent.start
-                )
-            )
-            if self._resume:
-                await app.transport.resume(agent.topic, agent.name)
-            held = keeper.hold(subscription.consumer)
-            self._consumers.append(AgentConsumer(agent, subscription, held, shared))
-            logger.info(
-                "agent %r listens to %r, %d at a time; events waiting for it: %d",
-                agent.name,
-                agent.topic,
-                agent.consumers,
-                subscription.backlog,
-            )
+
+    async def _join(self, stack: AsyncExitStack, agent: Agent) -> AgentConsumer:
+        """Joins the agent's group until the stack is left."""
+        assert self._keeper is not None  # `_run` has made them
+        assert self._shared is not None
+        transport = self._app.transport
+        subscription = await stack.enter_async_context(
+            transport.subscribe(agent.topic, agent.name, lease=agent.lease, start=agent.start)
+        )
+        if self._resume:
+            await transport.resume(agent.topic, agent.name)
+        held = self._keeper.hold(subscription.consumer)
+        ours = agent.topic.startswith(INTERNAL)
+        shared = replace(self._shared, middleware=()) if ours else self._shared
+        consumer = AgentConsumer(agent, subscription, held, shared)
+        self._consumers.append(consumer)
+        logger.log(
+            logging.DEBUG if ours and not subscription.backlog else logging.INFO,
+            "agent %r listens to %r, %d at a time; events waiting for it: %d",
+            agent.name,
+            agent.topic,
+            agent.consumers,
+            subscription.backlog,
+        )
+        return consumer
+
+    def _served(self) -> list[Agent]:
+        """The app's agents, and what delivers webhooks."""
+        settings = self._app.settings
+        if not settings.webhooks:
+            return self._app.agents
+        post = self._post or HttpSender(settings.webhook_allow)
+        return [*self._app.agents, webhook_agent(post, signing_keys(settings.webhook_secrets))]
 
     async def _work(self) -> None:
         self._open = len(self._consumers)
-        async with anyio.create_task_group() as group:
+        async with anyio.create_task_group() as self._group:
             for consumer in self._consumers:
-                group.start_soon(self._consume, consumer)
-            group.start_soon(self._drain)
+                self._group.start_soon(self._consume, consumer)
+            self._group.start_soon(self._drain)
             self.ready.set()
             logger.info("worker %s is ready", self.id)
 
     async def _consume(self, consumer: AgentConsumer) -> None:
+        await self._run_one(consumer)
+        self._close_one()
+
+    async def _run_one(self, consumer: AgentConsumer) -> None:
+        assert self._keeper is not None  # `_run` has made it
         await consumer.run()
+        self._consumers.remove(consumer)
+        self._keeper.let_go(consumer.held)
+
+    async def _serve_late(self, agent: Agent, joined: anyio.Event) -> None:
+        """Serves an agent that came when the worker was running; tries until it can join."""
+        what = f"{agent.topic}/{agent.name}"
+        async with AsyncExitStack() as stack:
+            consumer = None
+            while consumer is None and not self._stopping.is_set():
+                try:
+                    roster = Roster(self._app.store)
+                    await roster.register([self._agent_record(agent)])
+                    await roster.beat(self._record())
+                    consumer = await self._join(stack, agent)
+                except (TransportError, StoreError) as error:
+                    self._trouble(what, f"joining: {error}")
+                    with anyio.move_on_after(JOIN_SECONDS):
+                        await self._stopping.wait()
+            joined.set()
+            if consumer is not None:
+                self._trouble(what, None)
+                if self._stopping.is_set():
+                    consumer.stop()  # the drain has not seen it
+                await self._run_one(consumer)
+        self._close_one()
+
+    def _close_one(self) -> None:
         self._open -= 1
-        if not self._open:
+        if not self._open and self._stopping.is_set():
             self._ended.set()
 
     async def _drain(self) -> None:
         await self._stopping.wait()
+        if not self._open:
+            self._ended.set()
         grace = self._app.settings.grace if self._grace is None else self._grace
         logger.info(
             "worker %s drains: %d runs get up to %.0f s to finish", self.id, self._running, grace
@@ -264,20 +373,17 @@ class Worker:
             running=self._running,
         )
 
-    def _agent_records(self) -> list[AgentRecord]:
-        now = time.time()
-        return [
-            AgentRecord(
-                topic=agent.topic,
-                name=agent.name,
-                description=agent.description,
-                tools=list(agent.tools),
-                consumers=agent.consumers,
-                retries=agent.policy.retries,
-                timeout=agent.timeout,
-                lease=agent.lease,
-                app=self._app.name,
-                registered_at=now,
-            )
-            for agent in self._app.agents
-        ]
+    def _agent_record(self, agent: Agent) -> AgentRecord:
+        return AgentRecord(
+            topic=agent.topic,
+            name=agent.name,
+            description=agent.description,
+            tools=list(agent.tools),
+            consumers=agent.consumers,
+            retries=agent.policy.retries,
+            timeout=agent.timeout,
+            lease=agent.lease,
+            dead_letter=agent.policy.dead_letter,
+            app=self._app.name,
+            registered_at=time.time(),
+        )

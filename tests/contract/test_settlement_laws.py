@@ -357,3 +357,17 @@ async def test_each_of_several_watchers_is_told(backend: Backend) -> None:
         with anyio.fail_after(10):
             for watch in (one, two, three):
                 await watch.wait(30)
+
+
+async def test_a_retry_that_is_not_charged_comes_back_as_the_same_attempt(backend: Backend) -> None:
+    transport = backend.transport()
+    await transport.publish(*backend.messages("a"))
+    async with transport.subscribe("orders", "mail", lease=backend.lease) as mail:
+        for attempt, charged in ((1, False), (1, True), (2, False), (2, False), (2, True)):
+            (held,) = await mail.receive(1, wait=0)
+            assert held.attempt == attempt
+            await backend.settle(mail, [held], RetryAfter(backend.lease, charged))
+            assert await backend.drain(mail) == []
+            await backend.elapse(backend.lease * 1.1)
+        (held,) = await mail.receive(1, wait=0)
+        assert (held.attempt, held.crashes, held.replays) == (3, 0, 0)

@@ -36,6 +36,23 @@ async def test_a_published_event_is_there_for_another_transport(backend: Backend
     assert abs(event.stored - time.time()) < 60
 
 
+async def test_an_event_is_found_by_its_id_alone(backend: Backend) -> None:
+    transport = backend.transport()
+    await transport.publish(*backend.messages("a", "b"), Message("orders", "b", b"newer"))
+    await transport.publish(
+        *backend.messages("late", delay=3600), *backend.messages("x", topic="t")
+    )
+    reader = backend.transport()
+    for name, body in (("a", b"body of a"), ("b", b"newer"), ("late", b"body of late")):
+        event = await reader.find("orders", name)
+        assert event is not None
+        assert (event.id, event.body) == (name, body)
+    assert await reader.find("orders", "x") is None
+    assert await reader.find("nothing", "a") is None
+    await transport.remove_topic("orders")
+    assert await reader.find("orders", "a") is None
+
+
 async def test_events_published_before_the_first_consumer_are_delivered(backend: Backend) -> None:
     transport = backend.transport()
     await transport.publish(*backend.messages("a"))

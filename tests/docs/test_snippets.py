@@ -131,11 +131,26 @@ def test_a_command_of_the_documentation_exists_with_its_options(page: str, words
     assert given <= {*known, "--help"}
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md"])
-def test_the_quickstart_is_shown_as_it_is(page: str):
-    example = (ROOT / "examples/quickstart.py").read_text(encoding="utf-8")
+@pytest.mark.parametrize(
+    ("page", "name"),
+    [
+        ("README.md", "quickstart.py"),
+        ("docs/quickstart.md", "quickstart.py"),
+        ("docs/classic-sdk.md", "classic_sdk.py"),
+    ],
+)
+def test_an_example_is_shown_as_it_is(page: str, name: str):
+    example = (ROOT / "examples" / name).read_text(encoding="utf-8")
     _, shown, _ = next(blocks(ROOT / page, "python"))
     assert shown.strip() == example.partition('"""\n\n')[2].strip()
+
+
+def test_the_webhook_example_is_shown_as_it_is():
+    example = (ROOT / "examples/webhook.py").read_text(encoding="utf-8")
+    agent, verified, _ = (code for _, code, _ in blocks(ROOT / "docs/webhooks.md", "python"))
+    for shown in (agent.partition("app = ")[2], verified.partition("def ")[2]):
+        assert shown
+        assert shown in example
 
 
 def test_the_readme_and_the_checks_of_a_change_run_the_same_command():

@@ -33,11 +33,11 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 class Started:
-    """A running `omnidaemon ...`, whose lines (of both streams) can be waited for."""
+    """A running program, whose lines (of both streams) can be waited for."""
 
-    def __init__(self, folder: Path, arguments: tuple[str, ...], env: dict[str, str]) -> None:
+    def __init__(self, folder: Path, command: tuple[str, ...], env: dict[str, str]) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "omnidaemon", *arguments],
+            command,
             cwd=folder,
             env=env,
             stdin=subprocess.DEVNULL,
@@ -113,7 +113,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     started: list[Started] = []
 
     def start(*arguments: str, **changes: str) -> Started:
-        started.append(Started(tmp_path, arguments, environment(**changes)))
+        command = (sys.executable, "-m", "omnidaemon", *arguments)
+        started.append(Started(tmp_path, command, environment(**changes)))
         return started[-1]
 
     yield start

@@ -122,7 +122,11 @@ def test_text_is_taken_as_it_is() -> None:
         (["--payload", "NaN"], "NaN is not JSON"),
         (["--payload", "[" * 100_000], "nested too deeply"),
         (["--payload", "1" * 5_000], "is not usable"),
-        (["--payload", '{"content": 1, "webhook": "https://x.example"}'], "webhooks are not"),
+        (["--payload", '{"content": 1, "webhook": 5}'], "webhook is not text"),
+        (
+            ["--payload", '{"content": 1, "webhook": "https://a"}', "--webhook", "https://b"],
+            "--webhook 'https://b'",
+        ),
         (["--payload", '{"content": 1, "reply_to": 5}'], "reply_to is not text"),
         (["--payload", '{"content": 1, "reply_to": "a"}', "--reply-to", "b"], "--reply-to 'b'"),
         (["--payload-file", "none.json"], "none.json cannot be read"),

@@ -38,6 +38,7 @@ VARIABLES = [
     "OMNIDAEMON_API_HOST",
     "OMNIDAEMON_API_PORT",
     "OMNIDAEMON_API_KEYS",
+    "OMNIDAEMON_API_HOSTS",
     "OMNIDAEMON_WEBHOOK_SECRET",
     "OMNIDAEMON_WEBHOOK_ALLOW",
     "OMNIDAEMON_RESULT_TTL",
@@ -159,6 +160,7 @@ class TestValues:
             ("OMNIDAEMON_API_PORT", "1", "api_port", 1),
             ("OMNIDAEMON_API_PORT", "65535", "api_port", 65_535),
             ("OMNIDAEMON_API_KEYS", "k1:admin, k2:read", "api_keys", ("k1:admin", "k2:read")),
+            ("OMNIDAEMON_API_HOSTS", "ops.internal, [::2]", "api_hosts", ("ops.internal", "::2")),
             ("OMNIDAEMON_WEBHOOK_SECRET", "new,old,", "webhook_secrets", ("new", "old")),
             (
                 "OMNIDAEMON_WEBHOOK_ALLOW",

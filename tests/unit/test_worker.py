@@ -26,7 +26,7 @@ from omnidaemon import (
 )
 from omnidaemon.errors import ConfigurationError, TaskNotFound
 from omnidaemon.messages import Message
-from omnidaemon.records import Fleet, Metrics
+from omnidaemon.records import Metrics, Roster
 from omnidaemon.testing import VirtualClockLoop, serve
 from omnidaemon.worker.worker import Worker
 
@@ -578,15 +578,15 @@ async def test_heartbeats_say_who_runs_what_and_end_with_the_worker(app):
     async def agent(content): ...
 
     async with serve(app) as served:
-        fleet = Fleet(app.store)
+        roster = Roster(app.store)
         await anyio.sleep(100)
-        [record] = await fleet.workers()
+        [record] = await roster.workers()
         assert record.id == served.worker.id
         assert record.state == "running"
         assert record.agents == ["work/agent"]
-        assert [a.name for a in await fleet.agents()] == ["agent"]
+        assert [a.name for a in await roster.agents()] == ["agent"]
         served.worker.stop()
-    assert await Fleet(app.store).workers() == []
+    assert await Roster(app.store).workers() == []
 
 
 async def test_counters_move_with_the_settlements(app):

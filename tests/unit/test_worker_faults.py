@@ -19,7 +19,7 @@ from omnidaemon.errors import (
     TransportError,
 )
 from omnidaemon.messages import Message, Release, Settlement, Write
-from omnidaemon.records import RESULTS, Fleet, Metrics
+from omnidaemon.records import RESULTS, Metrics, Roster
 from omnidaemon.settings import Settings
 from omnidaemon.stores.memory import MemoryStore
 from omnidaemon.testing import VirtualClockLoop, serve
@@ -103,7 +103,7 @@ async def test_a_finished_run_is_never_repeated_because_its_store_is_away():
             await anyio.sleep(1)
         assert sorted(runs) == list(range(1, 3000))
         await anyio.sleep(10)
-        [beat] = await Fleet(store).workers()
+        [beat] = await Roster(store).workers()
         assert beat.state == "running"
         worker.stop()
 
@@ -118,7 +118,7 @@ async def test_receiving_goes_on_when_the_transport_is_back():
 
     async with anyio.create_task_group() as group:
         worker = await working(app, group)
-        [consumer] = worker._consumers
+        consumer = worker._consumers[0]
         receive = Flaky(consumer._subscription, "receive", TransportError("the broker is away"))
         settle = Flaky(consumer._subscription, "settle", ConnectionLost("cut"))
         receive.failures = 5
@@ -198,7 +198,7 @@ async def test_at_the_end_of_the_grace_what_cannot_be_settled_is_left_to_its_lea
 
     async with anyio.create_task_group() as group:
         worker = await working(app, group)
-        [consumer] = worker._consumers
+        consumer = worker._consumers[0]
         Flaky(consumer._subscription, "settle", ConnectionLost("cut")).failures = 10**9
         await app.send("work", 1)
         await anyio.sleep(1)
@@ -630,3 +630,44 @@ async def test_pairs_and_headers_of_the_wrong_shape_are_refused():
             await app.send_many(events)
     with pytest.raises(PayloadError, match="headers"):
         await app.send("work", 1, headers=[("a", "b")])
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+async def test_an_agent_that_joins_while_the_broker_is_away_is_served_when_it_is_back(
+    monkeypatch, comes_back
+):
+    app = App("late", transport=board("late"), settings=Settings())
+    late = App("late", transport=board("late"))
+    away = True
+
+    @app.agent("early")
+    async def early(content): ...
+
+    @late.agent("work", name="late")
+    async def work(content):
+        return content
+
+    async with serve(app, url=board("late")) as served:
+        subscribe = app.transport.subscribe
+
+        def unless_away(*args, **options):
+            if away:
+                raise ConnectionLost("away")
+            return subscribe(*args, **options)
+
+        monkeypatch.setattr(app.transport, "subscribe", unless_away)
+        [agent] = late.agents
+        async with anyio.create_task_group() as group:
+            group.start_soon(served.worker.add, agent)
+            await anyio.sleep(7)
+            [beat] = await Roster(app.store).workers()
+            assert (beat.state, beat.detail) == ("degraded", "work/late: joining: away")
+            if comes_back:
+                away = False
+            else:
+                served.worker.stop()
+        if comes_back:
+            assert await app.request("work", 3, timeout=5) == 3
+            await anyio.sleep(6)
+            [beat] = await Roster(app.store).workers()
+            assert beat.state == "running"

@@ -38,10 +38,13 @@ local function sweep_index(prefix, collection, index, now, most)
   return #gone
 end
 
--- The same for all indexes of a collection, some thousands each at most.
-local function sweep(prefix, collection, now)
+-- The same for all indexes of a collection, some thousands each at most; or for `most` of them taken
+-- at random, because there may be one per tenant and topic. Who reads finds nothing expired anyway.
+local SWEPT = 64
+local function sweep(prefix, collection, now, most)
   local indexes = prefix .. '-indexes:' .. collection
-  for _, index in ipairs(redis.call('SMEMBERS', indexes)) do
+  local chosen = most and redis.call('SRANDMEMBER', indexes, most) or redis.call('SMEMBERS', indexes)
+  for _, index in ipairs(chosen) do
     local turns = 0
     while turns < 10 and sweep_index(prefix, collection, index, now, 1000) == 1000 do
       turns = turns + 1
@@ -74,7 +77,7 @@ local function write_records(prefix, collection, index, first, count, now)
     end
   end
   sweep_index(prefix, collection, index, now, 2 * count + 10)  -- it keeps up with what is written
-  if now % 64 == 0 then sweep(prefix, collection, now) end  -- and with labels that went out of use
+  if now % 64 == 0 then sweep(prefix, collection, now, SWEPT) end  -- and with labels out of use
 end
 
 local function add_to_counter(at, field, amount)

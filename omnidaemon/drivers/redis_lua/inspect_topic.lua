@@ -1,5 +1,5 @@
--- KEYS: registry, stream, meta, delayed. Returns events, bytes, delayed, and the names of groups and of
--- those with dead letters; nothing if there is no such topic.
+-- KEYS: registry, stream, meta, delayed. Returns events, bytes, delayed, the names of groups and of
+-- those with dead letters, and the memory of all; nothing if there is no such topic.
 local a = cmsgpack.unpack(ARGV[1])
 local registry, stream, meta, delayed = unpack(KEYS)
 if redis.call('HEXISTS', meta, 'n') == 0 then return false end
@@ -13,4 +13,9 @@ end
 local _, before_first = number_at(stream, meta, '0-0')
 local pos = tonumber(redis.call('HGET', meta, 'pos'))
 local events = redis.call('XLEN', stream)
-return { events, events > 0 and pos - before_first or 0, redis.call('ZCARD', delayed), groups, dead }
+local memory = 0
+for _, key in ipairs({ stream, meta, delayed }) do
+  memory = memory + (redis.call('MEMORY', 'USAGE', key) or 0)
+end
+local bytes = events > 0 and pos - before_first or 0
+return { events, bytes, redis.call('ZCARD', delayed), groups, dead, memory }

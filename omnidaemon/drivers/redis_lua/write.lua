@@ -2,4 +2,4 @@
 local a = cmsgpack.unpack(ARGV[1])
 local now = microseconds()
 apply_changes(a.prefix, a.changes, now)
-for _, collection in ipairs(a.collections) do sweep(a.prefix, collection, now) end
+for _, collection in ipairs(a.collections) do sweep(a.prefix, collection, now, SWEPT) end
