@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -126,6 +127,13 @@ def build(session: nox.Session) -> None:
     session.chdir(session.create_tmp())  # away from the checkout, which would be imported instead
     session.run(python, "-c", "import omnidaemon; print(omnidaemon.__file__)", external=True)
     session.run(omnidaemon, "--help", external=True)
+    # A new project installs this very wheel, as its Dockerfile does, and its own test passes.
+    project = Path(session.create_tmp(), "project").resolve()
+    shutil.rmtree(project, ignore_errors=True)
+    session.run(omnidaemon, "init", str(project), external=True)
+    session.run(python, "-m", "pip", "install", "--quiet", f"{project}[test]", external=True)
+    session.chdir(project)
+    session.run(python, "-m", "pytest", "--quiet", external=True)
 
 
 @nox.session(name="tests-on", python=["3.11", "3.12", "3.13"], default=False)

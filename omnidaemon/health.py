@@ -89,6 +89,12 @@ def _worker_public(worker: WorkerRecord, now: float) -> dict[str, Any]:
     }
 
 
+def is_forgotten(group: GroupInfo) -> bool:
+    """True if no worker has served the group for a day."""
+    idle = group.seen is not None and group.seen < time.time() - FORGOTTEN_SECONDS
+    return idle and not group.consumers
+
+
 async def groups_of(transport: Transport, topics: Sequence[str]) -> list[list[GroupInfo]]:
     """The groups of each topic, asked for together: one after another each is a round trip."""
     found: dict[str, list[GroupInfo]] = {}
@@ -138,7 +144,6 @@ async def examine(app: App) -> Health:
         both.start_soon(look.at_bus, app.transport)
         both.start_soon(look.at_store, app.store)
     now = time.time()
-    before = now - FORGOTTEN_SECONDS
     agents = {agent for worker in look.workers for agent in worker.agents}
     if look.groups is not None:  # an agent that was deleted stays in its worker's list
         agents &= {f"{group.topic}/{group.name}" for group in look.groups}
@@ -146,11 +151,7 @@ async def examine(app: App) -> Health:
         event_bus_type=app.event_bus,
         workers=look.workers,
         agents=sorted(agents),
-        forgotten=[
-            group
-            for group in look.groups or ()
-            if not group.consumers and group.seen is not None and group.seen < before
-        ],
+        forgotten=[group for group in look.groups or () if is_forgotten(group)],
         bus=look.bus,
         storage=look.storage,
         at=now,

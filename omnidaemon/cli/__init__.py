@@ -5,17 +5,26 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from omnidaemon.errors import OmniDaemonError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 # The help of the whole stands here, so that showing it imports no command.
 _COMMANDS = {
+    "init": "Write a new project: app, test, Dockerfile, compose.",
     "worker": "Run the agents of an app.",
     "demo": "See a pipeline of agents work on text files.",
+    "top": "Watch agents, rates and failures live.",
+    "agent": "List, pause, resume and delete agents.",
     "task": "Publish tasks and see what became of them.",
     "bus": "Look at topics, groups and dead letters; replay.",
+    "storage": "Check the store; clear what is kept in it.",
+    "config": "Keep values that all processes can read.",
     "health": "Tell whether workers live and the backends answer.",
     "metrics": "Count what each agent has done.",
     "info": "Show version, backends and settings.",
@@ -47,6 +56,17 @@ class _Commands(click.Group):
         command = getattr(module, cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Click would import every command here to learn what it is for."""
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=text)
+            for name, text in _COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(
         self,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from omnidaemon.app import App
 from omnidaemon.cli import backend
-from omnidaemon.cli.options import AGENT, LIMIT, TOPIC, json_option
-from omnidaemon.cli.output import clock, emit_json, many, print_table
+from omnidaemon.cli.bus_view import forgotten_text, print_groups
+from omnidaemon.cli.dead_letters import dlq, dlq_delete, replay
+from omnidaemon.cli.options import LIMIT, TOPIC, json_option
+from omnidaemon.cli.output import clock, compact, emit_json, print_facts, print_table, size_text
 from omnidaemon.fleet import Fleet
+from omnidaemon.health import is_forgotten
 from omnidaemon.messages import GroupInfo, TopicInfo
-from omnidaemon.views import Letter, TopicStats
+from omnidaemon.views import StoredEvent, TopicStats, group_public
+
+_SHOWN_LETTERS = 400
 
 
 @click.group(short_help="Look at topics, groups and dead letters; replay.")
@@ -33,11 +36,11 @@ def list_topics(with_groups: bool, as_json: bool) -> None:
 
     found = backend.run(command)
     if as_json:
-        emit_json([_topic_json(topic, groups) for topic, groups in found])
+        emit_json([TopicStats(topic, groups).public() for topic, groups in found])
     elif not found:
         click.echo("no topics: nothing has been published, and no agent has listened")
     elif with_groups:
-        _print_groups(found)
+        print_groups(_lines(found), "topic/agent")
     else:
         print_table(
             [
@@ -46,117 +49,136 @@ def list_topics(with_groups: bool, as_json: bool) -> None:
                 ("size", "number"),
                 ("groups", "number"),
                 ("delayed", "number"),
-                ("dead", "number"),
+                ("dead", "alarm"),
             ],
-            [(t.name, t.events, _size(t.size), t.groups, t.delayed, t.dead) for t, _ in found],
+            [(t.name, t.events, size_text(t.size), t.groups, t.delayed, t.dead) for t, _ in found],
         )
 
 
-def _topic_json(topic: TopicInfo, groups: list[GroupInfo]) -> dict[str, Any]:
-    return TopicStats(topic, groups).public()
-
-
-def _print_groups(found: list[tuple[TopicInfo, list[GroupInfo]]]) -> None:
-    rows: list[tuple[object, ...]] = []
+def _lines(found: list[tuple[TopicInfo, list[GroupInfo]]]) -> list[tuple[str, GroupInfo | None]]:
+    lines: list[tuple[str, GroupInfo | None]] = []
     for topic, groups in found:
-        rows += [
-            (
-                f"{topic.name}/{group.name}",
-                group.lag,
-                group.leased,
-                group.waiting,
-                group.dead,
-                group.consumers,
-                _seen(group),
-            )
-            for group in groups
-        ] or [(f"{topic.name} (no agent yet)", topic.events, 0, 0, 0, 0, None)]
-    print_table(
-        [
-            ("topic/agent", "text"),
-            ("lag", "number"),
-            ("running", "number"),
-            ("waiting", "number"),
-            ("dead", "number"),
-            ("workers", "number"),
-            ("seen", "text"),
-        ],
-        rows,
-    )
+        lines += [(f"{topic.name}/{group.name}", group) for group in groups]
+        if not groups:
+            lines.append((f"{topic.name} (no agent yet)", None))
+    return lines
 
 
-def _seen(group: GroupInfo) -> str | None:
-    seen = "now" if group.consumers else None if group.seen is None else clock(group.seen)
-    return f"{seen or '-'}, paused" if group.paused else seen
-
-
-def _size(size: float) -> str:
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"
+stream_option = click.option(
+    "--stream", "--topic", "topic", required=True, type=TOPIC, help="The topic."
+)
 
 
 @bus.command()
-@click.option("--topic", required=True, type=TOPIC, help="The topic that the letters came from.")
-@click.option("--agent", type=AGENT, help="Only what this agent gave up.")
+@stream_option
 @click.option("--limit", type=LIMIT, default=10, show_default=True, help="At most so many.")
 @json_option
-def dlq(topic: str, agent: str | None, limit: int, as_json: bool) -> None:
-    """Show dead letters, the newest first: what agents gave up, and why.
+def inspect(topic: str, limit: int, as_json: bool) -> None:
+    """Show the newest events of a topic, newest first.
 
-    With --json: also the traceback and the whole event.
+    With --json: the whole envelopes.
     """
-
-    async def command(app: App) -> list[Letter]:
-        return await Fleet(app).dead_letters(topic, agent, limit=limit)
-
-    letters = backend.run(command)
+    events = backend.run(lambda app: Fleet(app).events(topic, limit=limit))
     if as_json:
-        emit_json([letter.public() for letter in letters])
-    elif not letters:
-        click.echo(f"no dead letters of topic {topic!r}" + (f", agent {agent!r}" if agent else ""))
+        emit_json([event.public() for event in events])
+    elif not events:
+        click.echo(f"topic {topic!r} holds no events")
     else:
-        rows = [
-            (
-                clock(letter.buried),
-                letter.position,
-                letter.task_id,
-                letter.agent,
-                letter.cause.attempts,
-                f"{letter.cause.type}: {letter.cause.message}",
-            )
-            for letter in letters
-        ]
         print_table(
             [
-                ("when", "text"),
+                ("stored", "text"),
                 ("nr", "id"),
                 ("task", "id"),
-                ("agent", "text"),
-                ("runs", "number"),
-                ("cause", "below"),
+                ("tenant", "text"),
+                ("content", "below"),
             ],
-            rows,
+            [
+                (
+                    clock(event.stored),
+                    event.position,
+                    event.task_id,
+                    event.event and event.event.tenant_id,
+                    _content(event),
+                )
+                for event in events
+            ],
         )
 
 
+def _content(event: StoredEvent) -> str:
+    if event.event is None:
+        return f"(no event: {event.body!r:.200})"
+    return compact(event.event.content, _SHOWN_LETTERS)
+
+
 @bus.command()
-@click.option("--topic", required=True, type=TOPIC, help="The topic that the letters came from.")
-@click.option(
-    "--id", "ids", multiple=True, metavar="ID", help="Only this task id or nr; may be repeated."
-)
-@click.option("--agent", type=AGENT, help="Only what this agent gave up.")
+@stream_option
 @json_option
-def replay(topic: str, ids: tuple[str, ...], agent: str | None, as_json: bool) -> None:
-    """Hand dead letters back to the agents that gave them up: all, or those named."""
+def groups(topic: str, as_json: bool) -> None:
+    """Show how far each agent of a topic is.
 
-    async def command(app: App) -> int:
-        return await Fleet(app).replay(topic, ids or None, agent)
-
-    count = backend.run(command)
+    A group that no worker has served for a day keeps the events of its topic: it is named, with the
+    command that deletes it.
+    """
+    found = backend.run(lambda app: Fleet(app).groups(topic))
     if as_json:
-        emit_json({"topic": topic, "replayed": count})
+        emit_json([group_public(group) for group in found])
+    elif not found:
+        click.echo(f"no agent has listened to topic {topic!r} yet; its events wait for one")
     else:
-        click.echo(f"replayed {many(count, 'dead letter')} of topic {topic!r}")
+        print_groups([(group.name, group) for group in found], "agent")
+        for group in found:
+            if is_forgotten(group):
+                click.echo(f"\n{forgotten_text(group)}")
+
+
+@bus.command()
+@json_option
+def stats(as_json: bool) -> None:
+    """Sum up: events, groups, what waits, runs and is dead, and memory."""
+    found = backend.run(lambda app: Fleet(app).stats())
+    if as_json:
+        emit_json(found.public())
+        return
+    print_facts(
+        [
+            ("topics", len(found.topics)),
+            ("events kept", f"{found.events:,}, {size_text(found.size)}"),
+            ("delayed", f"{found.delayed:,}"),
+            ("groups", sum(len(topic.groups) for topic in found.topics)),
+            ("lag", f"{found.lag:,}, not handed to an agent yet"),
+            ("pending", f"{found.pending:,}, in flight or waiting for a retry"),
+            ("dead letters", f"{found.dead:,}"),
+        ]
+    )
+    if found.topics:
+        click.echo()
+        print_table(
+            [
+                ("topic", "text"),
+                ("events", "number"),
+                ("size", "number"),
+                ("groups", "number"),
+                ("lag", "number"),
+                ("pending", "number"),
+                ("delayed", "number"),
+                ("dead", "alarm"),
+            ],
+            [
+                (
+                    topic.info.name,
+                    topic.info.events,
+                    size_text(topic.info.size),
+                    len(topic.groups),
+                    sum(group.lag for group in topic.groups),
+                    sum(group.leased + group.waiting for group in topic.groups),
+                    topic.info.delayed,
+                    topic.info.dead,
+                )
+                for topic in found.topics
+            ],
+        )
+
+
+for _command in (dlq, replay, dlq_delete):
+    bus.add_command(_command)

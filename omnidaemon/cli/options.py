@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import click
 
 from omnidaemon.envelope import check_name
-from omnidaemon.errors import PayloadError
+from omnidaemon.errors import ConfigurationError, PayloadError
 
 
 class Seconds(click.ParamType[float]):
@@ -52,3 +56,39 @@ AGENT = Name("agent")
 LIMIT = click.IntRange(1, 10_000)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+yes_option = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+
+
+def confirm(what: str | Callable[[], str], yes: bool) -> None:
+    """Asks whether to do what cannot be undone.
+
+    Args:
+        what: What is about to happen: "delete agent 'a'"; a function is called only if somebody is
+            there to read it.
+        yes: True if that was answered on the command line.
+
+    Raises:
+        ConfigurationError: The answer is no, or nobody is there to give one.
+    """
+    if yes:
+        return
+    if sys.stdin is None or not sys.stdin.isatty():
+        raise ConfigurationError(
+            "nothing was done: this asks first, and nobody can be asked here; add --yes"
+        )
+    text = what if isinstance(what, str) else what()
+    if not click.confirm(f"This will {text}. Go on?", err=True):
+        raise ConfigurationError("nothing was done")
+
+
+def json_value(text: str) -> Any:
+    """The text read as JSON, or as it is if it is none."""
+    try:
+        return json.loads(text, parse_constant=no_constant)
+    except (ValueError, RecursionError):
+        return text
+
+
+def no_constant(name: str) -> NoReturn:
+    """Refuses NaN and the infinities, which Python reads and JSON has not."""
+    raise ValueError(f"{name} is not JSON")

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import click
 import msgspec
 
-Kind = Literal["text", "number", "id", "below", "status"]
+Kind = Literal["text", "number", "alarm", "id", "below", "status"]
 Column = tuple[str, Kind]
 
 STYLES = {
@@ -23,8 +23,11 @@ STYLES = {
     "degraded": "yellow",
     "draining": "yellow",
     "stopped": "yellow",
-    "dead": "red",
+    "no worker": "yellow",
+    "paused": "yellow",
+    "dead": "bold red",
 }
+_RIGHT = ("number", "alarm")
 _BELOW_WIDTH = 40
 _BELOW_LINES = 3
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -64,6 +67,15 @@ def many(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def size_text(size: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" or size >= 100 else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
 def span(seconds: float) -> str:
     """A length of time for people: 12 ms, 3.4 s, 5 min 20 s, 3 h 10 min, 2 d 4 h."""
     if seconds < 1:
@@ -81,9 +93,10 @@ def print_table(columns: Sequence[Column], rows: Sequence[Sequence[object]]) -> 
     """Prints rows under their columns' names.
 
     Args:
-        columns: Name and kind. On a terminal "text" wraps, "number" is aligned to the right, "id"
-            and "status" keep their width, and "below" goes to a line of its own if all do not fit
-            beside each other. In a pipe every row is one line.
+        columns: Name and kind. On a terminal "text" wraps, "number" is aligned to the right,
+            "alarm" too and is red unless it is 0, "id" and "status" keep their width, and "below"
+            goes to a line of its own if all do not fit beside each other. In a pipe every row is
+            one line.
         rows: A value for each column.
     """
     cells = [[plain(value) for value in row] for row in rows]
@@ -108,7 +121,7 @@ def _aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Iterat
     widths = _widths(columns, rows)
     for row in [[name for name, _ in columns], *rows]:
         padded = (
-            cell.rjust(width) if kind == "number" else cell.ljust(width)
+            cell.rjust(width) if kind in _RIGHT else cell.ljust(width)
             for cell, width, (_, kind) in zip(row, widths, columns, strict=True)
         )
         yield "  ".join(padded).rstrip()
@@ -137,19 +150,51 @@ def _print_rich(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Non
     for name, kind in columns:
         table.add_column(
             Text(name),
-            justify="right" if kind == "number" else "left",
-            no_wrap=kind in ("id", "status", "number"),
+            justify="right" if kind in _RIGHT else "left",
+            no_wrap=kind in ("id", "status", *_RIGHT),
             overflow="fold",
         )
     for row in rows:
         # Text, never str: rich would read what stands in brackets as its own markup.
         table.add_row(
             *(
-                Text(cell, style=STYLES.get(cell, "") if kind == "status" else "")
+                Text(cell, style=_style(cell, kind))
                 for cell, (_, kind) in zip(row, columns, strict=True)
             )
         )
     Console(highlight=False).print(table)
+
+
+def _style(cell: str, kind: Kind) -> str:
+    if kind == "alarm":
+        return "" if cell in ("0", "-") else "bold red"
+    return STYLES.get(cell, "") if kind == "status" else ""
+
+
+def print_tree(branches: Sequence[tuple[str, Sequence[Sequence[tuple[str, str]]]]]) -> None:
+    """Prints names with what belongs to each.
+
+    Args:
+        branches: A name and its lines; a line consists of pieces with their styles.
+    """
+    if not on_terminal():
+        for name, lines in branches:
+            click.echo(plain(name))
+            for pieces in lines:
+                click.echo("  " + "  ".join(text for text, _ in pieces).rstrip())
+        return
+    from rich.console import Console
+    from rich.text import Text
+    from rich.tree import Tree
+
+    console = Console(highlight=False)
+    for name, lines in branches:
+        tree = Tree(Text(plain(name), style="bold"), guide_style="dim")
+        for pieces in lines:
+            line = Text("  ").join(Text(text, style=style) for text, style in pieces)
+            line.no_wrap, line.overflow = True, "ellipsis"
+            tree.add(line)
+        console.print(tree)
 
 
 def print_facts(facts: Sequence[tuple[str, object]], *, indent: str = "") -> None:

@@ -9,17 +9,17 @@ import time
 from collections import defaultdict
 from typing import Any
 
-import anyio
 import click
 
 from omnidaemon.app import App
 from omnidaemon.cli import backend
+from omnidaemon.cli.bus_view import forgotten_text
 from omnidaemon.cli.options import LIMIT, TOPIC, json_option
-from omnidaemon.cli.output import clock, emit_json, plain, print_facts, print_table, span
+from omnidaemon.cli.output import emit_json, plain, print_facts, print_table, span
 from omnidaemon.errors import OmniDaemonError
 from omnidaemon.fleet import Fleet
 from omnidaemon.health import Health
-from omnidaemon.settings import Settings, load_settings, redact_url
+from omnidaemon.settings import load_settings, redact_url
 
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+).*extra\s*==\s*['\"]([^'\"]+)['\"]")
 
@@ -32,21 +32,20 @@ def health(as_json: bool) -> None:
     Exits with 1 if a backend does not answer; that no worker runs is no error.
     """
     settings = backend.shared_settings()
-    found = anyio.run(_look, settings)
+
+    async def command(app: App) -> Health:
+        return await Fleet(app).health()
+
+    def silent(text: str) -> Health:
+        return Health(settings.event_bus, [], [], [], text, text, time.time())
+
+    found = backend.examine(command, silent)
     if as_json:
         emit_json(found.public())
     else:
         _print_health(found, settings.why)
     if trouble := found.bus or found.storage:
         raise OmniDaemonError(trouble)
-
-
-async def _look(settings: Settings) -> Health:
-    app = App("cli", settings=settings)
-    try:
-        return await Fleet(app).health()
-    finally:
-        await app.close()
 
 
 def _print_health(found: Health, why: str) -> None:
@@ -89,22 +88,19 @@ def _print_health(found: Health, why: str) -> None:
         if worker.detail:
             click.echo(f"\nworker {worker.pid} on {plain(worker.host)}: {plain(worker.detail)}")
     for group in found.forgotten:
-        waiting = group.lag + group.leased + group.waiting
-        click.echo(
-            f"\nagent {plain(group.name)} of topic {plain(group.topic)} has had no worker since "
-            f"{clock(group.seen or 0.0)}; {waiting} events wait for it"
-        )
+        click.echo(f"\n{forgotten_text(group)}")
 
 
 @click.command()
 @click.option("--topic", type=TOPIC, help="Only this topic's agents.")
 @click.option("--limit", type=LIMIT, default=100, show_default=True, help="At most so many agents.")
+@click.option("--tenant-id", help="Only this tenant's tasks.")
 @json_option
-def metrics(topic: str | None, limit: int, as_json: bool) -> None:
+def metrics(topic: str | None, limit: int, tenant_id: str | None, as_json: bool) -> None:
     """Count what each agent has done: runs received, succeeded, failed, and their mean time."""
 
     async def command(app: App) -> dict[str, dict[str, dict[str, float]]]:
-        return await Fleet(app).metrics(topic, limit=limit)
+        return await Fleet(app).metrics(topic, limit=limit, tenant_id=tenant_id)
 
     found = backend.run(command)
     if as_json:
@@ -118,7 +114,7 @@ def metrics(topic: str | None, limit: int, as_json: bool) -> None:
                 ("agent", "text"),
                 ("received", "number"),
                 ("processed", "number"),
-                ("failed", "number"),
+                ("failed", "alarm"),
                 ("mean time", "number"),
             ],
             [

@@ -12,11 +12,20 @@ from msgspec import Struct
 
 from omnidaemon.app import App
 from omnidaemon.cli import backend
-from omnidaemon.cli.options import LIMIT, TOPIC, Seconds, json_option
+from omnidaemon.cli.options import (
+    LIMIT,
+    TOPIC,
+    Seconds,
+    confirm,
+    json_option,
+    no_constant,
+    yes_option,
+)
 from omnidaemon.cli.output import (
     clock,
     compact,
     emit_json,
+    many,
     plain,
     print_facts,
     print_table,
@@ -149,7 +158,7 @@ def _json(payload: str | None, file: str | None) -> Any:
 
 def _decoded(text: str, where: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=no_constant)
     except json.JSONDecodeError as error:
         line = text.splitlines()[error.lineno - 1] if text.strip() else ""
         start = max(0, error.colno - 40)
@@ -164,31 +173,28 @@ def _decoded(text: str, where: str) -> Any:
         raise click.UsageError(f"{where} is not usable: {error}") from error
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
-
-
 @task.command()
 @click.argument("task_id", metavar="[ID]", required=False)
 @click.option("--task-id", "option_id", metavar="ID", help="The same as an option.")
 @json_option
 def result(task_id: str | None, option_id: str | None, as_json: bool) -> None:
     """Show a task: its status, and what each agent made of it."""
-    if (task_id is None) == (option_id is None):
-        raise click.UsageError("give the task's id, once")
+    wanted = _one_id(task_id, option_id)
 
-    async def command(app: App) -> Task:
-        return await app.tasks.get(task_id or option_id or "")
-
-    try:
-        check_name(task_id or option_id, "event id")
-    except PayloadError as error:
-        raise click.UsageError(str(error)) from error
-    found = backend.run(command)
+    found = backend.run(lambda app: app.tasks.get(wanted))
     if as_json:
         emit_json(task_public(found))
     else:
         _print_task(found)
+
+
+def _one_id(argument: str | None, option: str | None) -> str:
+    if (argument is None) == (option is None):
+        raise click.UsageError("give the task's id, once")
+    try:
+        return check_name(argument or option, "event id")
+    except PayloadError as error:
+        raise click.UsageError(str(error)) from error
 
 
 def _print_task(found: Task) -> None:
@@ -220,17 +226,14 @@ def _runs(run: RunRecord) -> str:
 @task.command("list")
 @click.option("--topic", type=TOPIC, help="Only this topic's.")
 @click.option("--limit", type=LIMIT, default=20, show_default=True, help="At most so many.")
+@click.option("--tenant-id", help="Only this tenant's.")
 @json_option
-def list_tasks(topic: str | None, limit: int, as_json: bool) -> None:
+def list_tasks(topic: str | None, limit: int, tenant_id: str | None, as_json: bool) -> None:
     """List the newest runs, one line per task and agent.
 
     A task that no agent has finished a run of yet is not in it: see `bus list --groups`.
     """
-
-    async def command(app: App) -> list[RunRecord]:
-        return await app.tasks.newest(topic, limit)
-
-    runs = backend.run(command)
+    runs = backend.run(lambda app: app.tasks.newest(topic, limit, tenant_id=tenant_id))
     if as_json:
         emit_json([run_public(run) for run in runs])
         return
@@ -260,3 +263,29 @@ def list_tasks(topic: str | None, limit: int, as_json: bool) -> None:
             for run in runs
         ],
     )
+
+
+@task.command()
+@click.argument("task_id", metavar="[ID]", required=False)
+@click.option("--task-id", "option_id", metavar="ID", help="The same as an option.")
+@yes_option
+@json_option
+def delete(task_id: str | None, option_id: str | None, yes: bool, as_json: bool) -> None:
+    """Delete what is recorded of a task: its results and errors.
+
+    An event that waits is still run, and what runs goes on; its outcome is recorded then.
+    """
+    wanted = _one_id(task_id, option_id)
+    confirm(f"delete the results of task {wanted!r}", yes)
+
+    async def command(app: App) -> int:
+        removed = await app.tasks.remove(wanted)
+        if not removed:
+            await app.tasks.get(wanted)  # raises if there is no such task at all
+        return removed
+
+    removed = backend.run(command)
+    if as_json:
+        emit_json({"task_id": wanted, "deleted": removed})
+    else:
+        click.echo(f"deleted {many(removed, 'result')} of task {wanted}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -38,25 +40,24 @@ def invoke(*arguments: str, stdin: str | bytes | None = None) -> Any:
 
 
 def test_the_help_imports_no_command_and_nothing_heavy() -> None:
-    program = """
-import sys
-import omnidaemon
-before = set(sys.modules)
-import omnidaemon.cli
-try:
-    omnidaemon.cli.cli(["--help"], prog_name="omnidaemon")
-except SystemExit as end:
-    assert end.code == 0
-new = set(sys.modules) - before
-print(sorted(n for n in new if n.startswith("omnidaemon.") or n.split(".")[0] in sys.argv[1:]),
-      file=sys.stderr)
-"""
-    heavy = ["anyio", "asyncio", "rich", "sqlite3", "watchfiles", "msgspec"]
-    ended = subprocess.run(
-        [sys.executable, "-c", program, *heavy], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-X", "importtime", "-m", "omnidaemon", "--help"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "worker" in ended.stdout
-    assert ended.stderr.strip() == "['omnidaemon.cli']"
+    imported = {line.rpartition("|")[2].strip() for line in ended.stderr.splitlines()}
+    ours = {name for name in imported if name.startswith("omnidaemon")}
+    assert ours == {"omnidaemon", "omnidaemon.cli", "omnidaemon.errors"}
+    heavy = {"anyio", "asyncio", "msgspec", "redis", "rich", "sqlite3", "starlette", "watchfiles"}
+    assert not heavy & imported
+
+
+def test_the_face_has_every_name_that_type_checkers_see() -> None:
+    import omnidaemon
+
+    source = Path(omnidaemon.__file__).read_text("utf-8")
+    declared = re.findall(r"^    from omnidaemon\.(\w+) import (\w+) as \2$", source, re.MULTILINE)
+    assert {name: module for module, name in declared} == omnidaemon._MODULES
+    assert {name for _, name in declared} <= set(dir(omnidaemon))
+    assert all(getattr(omnidaemon, name) is not None for _, name in declared)
 
 
 @pytest.mark.parametrize("name", list(_COMMANDS))
@@ -82,6 +83,42 @@ def test_every_command_that_the_help_lists_has_a_help_itself(name: str) -> None:
 )
 def test_every_command_that_reads_or_answers_offers_json(command: list[str]) -> None:
     assert "--json" in invoke(*command, "--help").output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("omnidaemon a", ["agent"]),
+        ("omnidaemon agent un", ["unsubscribe"]),
+        ("omnidaemon agent list --format t", ["tree", "table"]),
+        ("omnidaemon --ver", ["--version"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(words: str, expected: list[str]) -> None:
+    env = {
+        **os.environ,
+        "_OMNIDAEMON_COMPLETE": "bash_complete",
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+    }
+    command = [sys.executable, "-m", "omnidaemon"]
+    ended = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == [f"plain,{word}" for word in expected]
+
+
+def test_completing_a_command_imports_none() -> None:
+    program = """
+import sys
+from omnidaemon.cli import cli
+import click
+items = cli.shell_complete(click.Context(cli), "")
+assert {"agent", "top"} <= {item.value for item in items}
+print(sorted(name for name in sys.modules if name.startswith("omnidaemon.cli.")))
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert ended.stdout.strip() == "[]"
 
 
 # What is published

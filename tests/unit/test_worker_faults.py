@@ -143,7 +143,7 @@ async def test_a_backend_that_was_away_for_long_is_asked_again_within_two_second
 
     async with anyio.create_task_group() as group:
         worker = await working(app, group)
-        [consumer] = worker._consumers
+        [consumer] = [one for one in worker._consumers if one.agent.topic == "work"]
         flaky = Flaky(consumer._subscription, name, ConnectionLost("away"))
         flaky.failures = 10_000
         await app.send_many([("work", n) for n in range(3)])
