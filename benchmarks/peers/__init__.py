@@ -1,0 +1,1 @@
+"""OmniDaemon beside other task queues on one Redis: `python -m benchmarks.peers`."""
