@@ -202,6 +202,7 @@ class AgentConsumer:
                 self._stalled_from = anyio.current_time()
                 self._pace.saw(deliveries)
                 self._wake_one()
+                await checkpoint()  # what came starts before more is asked for
 
     async def _wait_for_room(self) -> None:
         self._room = anyio.Event()
