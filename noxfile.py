@@ -93,7 +93,7 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
-@budget(14)
+@budget(18)
 def tests(session: nox.Session) -> None:
     """All tests, on the interpreter that runs nox."""
     install(session, "test")
