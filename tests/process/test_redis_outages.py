@@ -14,6 +14,7 @@ import pytest
 from omnidaemon import App
 from omnidaemon.records import Metrics
 from tests.process.chaos import (
+    AGENTS,
     NOISE_SECONDS,
     RESUME_SECONDS,
     SETTLED_SECONDS,
@@ -146,14 +147,23 @@ async def test_a_server_that_hangs_for_longer_than_the_lease_loses_nothing_and_s
     workers.drain()
 
 
+async def until_renewed(client: Any) -> None:
+    """Waits until the leases of both agents were renewed from now on, and nobody joined later."""
+    now = time.time() * 1000
+    for agent in AGENTS:
+        while float(await client.hget(f"omni-topic:{TOPIC}", f"renewed/{agent}") or 0) < now:
+            await anyio.sleep(0.02)
+
+
 async def test_runs_that_outlast_an_outage_stay_with_their_workers(
-    server: RedisServer, workers: Workers, app: App
+    server: RedisServer, workers: Workers, app: App, client: Any
 ) -> None:
     workers.start(3)
     await workers.ready()
     load = Load(app)
     await load.publish(0, *[-9] * 12)
     await until_leased(app, 12)
+    await until_renewed(client)
     server.send(signal.SIGSTOP)
     try:
         await anyio.sleep(LEASE_SECONDS + 1)  # all leases end, as the server's clock has it

@@ -411,3 +411,19 @@ async def test_a_settlement_that_arrives_after_its_repetition_does_nothing(
         assert await s.totals("metrics") == {"mail": {"runs": 2}}
         mail._batch = 9
         assert await mail.settle([two, three]) == ["repeated", "applied"]
+
+
+async def test_when_nobody_renews_any_more_leases_end_after_one_more(
+    transport: RedisTransport,
+) -> None:
+    await transport.publish(*events(1))
+    async with (
+        transport.subscribe("orders", "mail", lease=0.2) as dead,
+        transport.subscribe("orders", "mail", lease=0.2) as heir,
+    ):
+        held = await dead.receive(1, wait=0)
+        assert await transport.renew(dead.consumer, held) == []
+        with anyio.fail_after(10):
+            while not (taken := await heir.receive(1, wait=0.1)):
+                pass
+        assert (taken[0].id, taken[0].crashes) == ("e0", 1)

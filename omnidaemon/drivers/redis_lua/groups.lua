@@ -73,12 +73,13 @@ end
 -- ended meanwhile counts as ended only if it is not renewed soon. Returns from when on leases are
 -- looked through, nil if as planned.
 local function pardon(meta, group, now)
-  local known = redis.call('HMGET', meta, 'renewed/' .. group, 'seen/' .. group, 'lease/' .. group)
+  local known = redis.call('HMGET', meta, 'renewed/' .. group, 'seen/' .. group, 'lease/' .. group,
+    'pardoned/' .. group)
   local renewed, seen, lease = tonumber(known[1]), tonumber(known[2] or 0), tonumber(known[3] or 0)
   if not renewed or seen > renewed or renewed + lease >= now then return nil end
-  local at = string.format('%.0f', now)
+  if known[4] == known[1] then return nil end  -- once per silence: they may all be dead
   redis.call('HSET', meta, 'reclaim/' .. group, string.format('%.0f', now + lease),
-    'renewed/' .. group, at, 'seen/' .. group, at)
+    'pardoned/' .. group, known[1])
   return now + lease
 end
 

@@ -10,7 +10,7 @@ if redis.call('HEXISTS', meta, 'gen/' .. a.group) == 0 then return 0 end
 redis.call('HSET', meta, 'floor', topic_floor(stream, meta))
 if redis.call('EXISTS', stream) == 1 then redis.call('XGROUP', 'DESTROY', stream, a.group) end
 redis.call('DEL', members, due, retry, state)
-for _, field in ipairs({ 'gen/', 'paused/', 'lease/', 'reclaim/', 'seen/', 'renewed/', 'floor/' }) do
+for _, field in ipairs({ 'gen/', 'paused/', 'lease/', 'reclaim/', 'seen/', 'renewed/', 'pardoned/', 'floor/' }) do
   redis.call('HDEL', meta, field .. a.group)
 end
 redis.call('HSET', meta, 'removed/' .. a.group, 1)
