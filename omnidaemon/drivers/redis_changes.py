@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from math import ceil
 from typing import Any
 
 from omnidaemon.messages import Count, Write
@@ -24,7 +24,7 @@ class Blobs(list[bytes]):
 
 def milliseconds(seconds: float | None) -> int:
     """Never less than asked for; -1 for None."""
-    return -1 if seconds is None else ceil(seconds * 1000)
+    return -1 if seconds is None else math.ceil(seconds * 1000)
 
 
 def packed_changes(changes: Iterable[Write | Count], blobs: Blobs) -> dict[str, list[Any]]:
@@ -39,6 +39,8 @@ def packed_changes(changes: Iterable[Write | Count], blobs: Blobs) -> dict[str, 
             record = (change.collection, change.key)
             writes.pop(record, None)  # the order is that of the last writes: newest last
             writes[record] = change
+    if not all(math.isfinite(amount) for amount in sums.values()):
+        raise ValueError("a counter can only be changed by a finite amount")
     runs: list[list[Any]] = []
     gone: dict[str, list[str]] = {}
     alike: tuple[Any, ...] | None = None

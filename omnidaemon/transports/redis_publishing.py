@@ -14,8 +14,6 @@ import secrets
 from collections.abc import Sequence
 from typing import Any
 
-from redis.exceptions import RedisError
-
 from omnidaemon.drivers.redis import Link, LinkLostError
 from omnidaemon.drivers.redis_changes import Blobs, milliseconds
 from omnidaemon.drivers.redis_client import pack
@@ -184,7 +182,11 @@ class Publisher:
             while self._calls:
                 calls, self._calls = self._calls[:_CALLS_MOST], self._calls[_CALLS_MOST:]
                 # The batch before may have found out that one of them was stored at its first try.
-                if calls := [call for call in calls if not self._is_stored(call)]:
+                if calls := [
+                    call
+                    for call in calls
+                    if not call.future.cancelled() and not self._is_stored(call)
+                ]:
                     await self._flush(calls)
         finally:
             self._busy = False
@@ -201,7 +203,7 @@ class Publisher:
     async def _flush(self, calls: list[_Call]) -> None:
         try:
             await self._store(calls)
-        except (LinkLostError, RedisError) as error:
+        except Exception as error:
             for call in calls:
                 if not call.future.done():
                     call.future.set_exception(error)
@@ -304,6 +306,8 @@ class Publisher:
 
     def _answer(self, call: _Call, answer: Any) -> None:
         if call.future.done():
+            if not answer:
+                self.remember(call.messages)  # made again, it is stored once
             return
         if not answer:
             call.future.set_result(None)

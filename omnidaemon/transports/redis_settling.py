@@ -76,13 +76,14 @@ class Batch:
         self._changes = packed_changes(changes, self.blobs)
         self._notices = [(channel, " ".join(tasks)) for channel, tasks in notices.items()]
 
-    def packed(self, number: int, *, holds: int, sure: bool, doubts: bool) -> bytes:
+    def packed(self, number: int, *, holds: int, sure: int | None, doubts: bool) -> bytes:
         """The script's argument.
 
         Args:
             number: Higher with each batch of this consumer.
             holds: More than the consumer has pending.
-            sure: All were given on the connection that this goes to, and none was settled before.
+            sure: The consumer's mark, if all were given since it was set, on the connection that
+                this goes to, and none was settled before.
             doubts: The reply to an earlier batch was lost: its receipt is still wanted.
         """
         consumer, names, limits = self._consumer, self._names, self._limits

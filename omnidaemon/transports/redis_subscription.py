@@ -48,6 +48,7 @@ class RedisSubscription:
         self._batch = 0
         self._doubtful = False
         self._vouch = False
+        self._mark = 1  # the last that was set; `join` has set the first
         self._quiet = False
         self._short = True
         self._claiming = asyncio.Lock()
@@ -127,7 +128,12 @@ class RedisSubscription:
         self._quiet = again != 0 and not paused
         if reading is None and not paused and len(back) < limit:
             reading = self._read(lane, limit - len(back))
-        rows = [] if reading is None else _rows(await reading)
+        rows: list[Any] = []
+        if reading is not None:
+            rows = _rows(await reading[0])
+            if rows:  # the group may have been paused, or made again, since the script
+                current, halted = await reading[1]
+                paused = paused or halted is not None or current != generation
         if paused and rows:  # read in the moment of pausing: handed back at once, uncharged
             self._doubtful = True
             return [], 0.0
@@ -140,12 +146,14 @@ class RedisSubscription:
             return [], 0.0  # once more, with word left that somebody waits
         return deliveries, POLL if again < 0 else again / 1000
 
-    def _read(self, lane: Lane, count: int) -> asyncio.Future[Any]:
-        consumer = self.consumer
-        return lane.send(
-            *("XREADGROUP", "GROUP", consumer.group, consumer.name),
+    def _read(self, lane: Lane, count: int) -> tuple[asyncio.Future[Any], asyncio.Future[Any]]:
+        """Asks for new events, and right behind for the group's generation and if it pauses."""
+        meta, group = self._claim_keys[2], self.consumer.group
+        reading = lane.send(
+            *("XREADGROUP", "GROUP", group, self.consumer.name),
             *("COUNT", count, "STREAMS", self._stream, ">"),
         )
+        return reading, lane.send("HMGET", meta, f"gen/{group}", f"paused/{group}")
 
     def _arguments(self, limit: int, *, compare: bool, idle: bool) -> bytes:
         consumer = self.consumer
@@ -156,8 +164,10 @@ class RedisSubscription:
             "channel": self._channel,
             "limit": limit,
             "idle": idle,
-            "vouch": self._vouch,
         }
+        if self._vouch:  # a new one each time: a claim or settlement that comes late fits none
+            self._mark += 1
+            arguments["vouch"] = self._mark
         # Now and then without cause: a server that hung may execute an old claim late.
         if compare:
             arguments["known"] = self._known()
@@ -258,7 +268,7 @@ class RedisSubscription:
         keys = self._settle_keys + batch.keys
         try:
             lane = await self._here.link.lane(self._stream)
-            sure = all(held.get(token) is lane for token in tokens)
+            sure = self._mark if all(held.get(token) is lane for token in tokens) else None
             self._batch += 1
             arguments = batch.packed(
                 self._batch, holds=len(held) + 16, sure=sure, doubts=bool(self._doubts)

@@ -13,9 +13,12 @@ local known = redis.call('HMGET', meta, 'gen/' .. group, 'paused/' .. group, 'le
 local gen, lease = known[1], tonumber(known[3] or 0)
 if not gen then return { known[5] and 'removed' or 'missing' } end
 local keys = { s = stream, r = retry }
-if a.vouch then redis.call('HSET', members, '+' .. me, 1) end
+if a.vouch then redis.call('HSET', members, '+' .. me, a.vouch) end
 
-if a.known and hand_back_unknown(keys, due, group, me, a.known) then wake(meta, a.channel) end
+if a.known and hand_back_unknown(keys, due, group, me, a.known) then
+  redis.call('HDEL', members, '+' .. me)  -- an old claim may come late, and not know of what is held
+  wake(meta, a.channel)
+end
 
 local next_delayed = ripen(registry, stream, meta, delayed, a.topic, now)
 if known[2] then  -- paused; resuming wakes
@@ -43,7 +46,10 @@ end
 
 for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, a.limit)) do
   redis.call('ZREM', due, member)
-  take(string.sub(member, 1, 1), string.sub(member, 2))
+  local kind, id = string.sub(member, 1, 1), string.sub(member, 2)
+  -- Of a group that was made again, `due` tells of the old one: only what waits is nobody's.
+  local rows = redis.pcall('XPENDING', keys[kind], group, id, id, 1)
+  if not rows.err and rows[1] and rows[1][2] == WAITING then take(kind, id) end
 end
 
 -- Leases are idle times. They are looked through when the first can end, and not before: renewal

@@ -62,7 +62,7 @@ for place, topic in pairs(topics) do
   if topic.idle then wake(topic.meta, a.channels[place]) end
 end
 -- Receipts are added up only while the caller does not know what became of a batch.
-redis.call('SET', receipts, (#a.doubts > 0 and receipt or '') .. '#' .. a.batch, 'EX', 600)
+redis.call('SET', receipts, (#a.doubts > 0 and receipt or '') .. '#' .. a.batch, 'EX', 3600)
 local confirmed = {}
 for _, batch in ipairs(a.doubts) do
   if stored_before[tostring(batch)] then confirmed[#confirmed + 1] = batch end

@@ -7,5 +7,5 @@ local topic = open_topic(KEYS[1], KEYS[3], KEYS[4], nil, ARGV[1])
 add(topic, ARGV[3], ARGV[4])
 close_topic(topic)
 if topic.idle then wake(topic.meta, ARGV[2]) end
-redis.call('SET', KEYS[2], '#' .. ARGV[5], 'EX', 600)
+redis.call('SET', KEYS[2], '#' .. ARGV[5], 'EX', 3600)
 return { { '' }, {}, topic.opened and 1 or 0 }

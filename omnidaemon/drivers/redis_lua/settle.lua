@@ -4,7 +4,7 @@
 -- repeated (applied before) or lost; the caller asks again with those held alone. So whatever
 -- follows from the batch is summed up by the caller, and little is left to do here per message.
 local a = cmsgpack.unpack(ARGV[1])
-local registry, stream, meta, due, retry, state, dead, receipts, members = unpack(KEYS)
+local registry, stream, meta, due, retry, state, dead, receipts, members = unpack(KEYS, 1, 9)
 local group, me, now = a.group, a.consumer, clock()
 even_when_full(meta)
 local keys = { s = stream, r = retry }
@@ -25,7 +25,7 @@ end
 
 -- A consumer from whom nothing was ever taken has what it was given: the caller vouches for the rest
 -- (`sure`: all given on this very connection, none settled before), and no entry need be looked up.
-local sure = a.sure and valid and redis.call('HEXISTS', members, '+' .. me) == 1
+local sure = a.sure and valid and redis.call('HGET', members, '+' .. me) == string.format('%d', a.sure)
   and acknowledge() > 0
 
 local letters, all = { s = {}, r = {} }, true
@@ -74,7 +74,9 @@ if #a.buried > 0 then
   redis.call('XTRIM', dead, 'MINID', math.max(0, now - a.dead_letter_age))
 end
 if #a.ended.r > 0 and redis.call('XLEN', retry) == 0 then redis.call('DEL', retry) end
-if #a.forgotten > 0 then redis.call('HDEL', state, unpack(a.forgotten)) end
+for first = 1, #a.forgotten, 1000 do
+  redis.call('HDEL', state, unpack(a.forgotten, first, math.min(first + 999, #a.forgotten)))
+end
 for place, messages in ipairs(a.messages) do
   local first = 7 + 3 * place  -- places count from 1
   local topic = open_topic(registry, KEYS[first], KEYS[first + 1], KEYS[first + 2], a.topics[place])
@@ -92,6 +94,9 @@ else
   redis.call('SET', receipts, ARGV[2], 'PX', a.keep)
 end
 -- Kept so that a group that is lost can be made again where it was.
-redis.call('HSET', meta, 'floor/' .. group, floor_of(stream, group, nil) or cursors(stream)[group])
+local first = redis.pcall('XPENDING', stream, group, '-', '+', 1)
+if not first.err then
+  redis.call('HSET', meta, 'floor/' .. group, first[1] and before(first[1][1]) or cursors(stream)[group])
+end
 if #a.retries + #a.releases > 0 then wake(meta, a.channel) end
 return 'a'
