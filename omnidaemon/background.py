@@ -22,6 +22,7 @@ from omnidaemon.app import App
 from omnidaemon.worker.worker import Worker
 
 logger = logging.getLogger("omnidaemon.worker")
+_HANDLING: list[Background] = []
 
 
 class Background:
@@ -121,7 +122,9 @@ class Background:
         finally:
             self._main.remove_done_callback(self._loop_ends)
             if before is not None:
-                signal.signal(signal.SIGTERM, before)
+                _HANDLING.remove(self)
+                last = _HANDLING[-1]._on_sigterm if _HANDLING else signal.SIG_DFL
+                signal.signal(signal.SIGTERM, last)
             if failure is None:
                 self._ended.set_result(None)
             else:
@@ -157,8 +160,10 @@ class Background:
         if threading.current_thread() is not threading.main_thread():
             return None  # signals are the main thread's
         before = signal.getsignal(signal.SIGTERM)
-        if before is not signal.SIG_DFL:
+        handled = getattr(before, "__self__", None)
+        if before is not signal.SIG_DFL and not isinstance(handled, Background):
             return None
+        _HANDLING.append(self)
         signal.signal(signal.SIGTERM, self._on_sigterm)
         if not isinstance(sys.excepthook, _QuietEnd):
             sys.excepthook = _QuietEnd(sys.excepthook)

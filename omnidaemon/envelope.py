@@ -117,7 +117,7 @@ def check_name(
 def check_id(name: object) -> None:
     """The same for an event's id, which is seen once: nothing about it is remembered."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        check_name(name, "event id")
+        raise PayloadError(f"event id {name!r} is not usable: 1 to 200 of A-Z a-z 0-9 . _ : -")
 
 
 def check_topic(name: object, error: type[OmniDaemonError] = PayloadError) -> str:

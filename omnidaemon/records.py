@@ -203,7 +203,8 @@ class Results:
         label = _tenant_label(tenant_id, topic)
         index = await self._store.browse(TENANT_RESULTS, label=label, limit=limit)
         found = await self._store.read(RESULTS, *(entry.key[1:] for entry in index))
-        return _runs(record for record in found if record is not None)
+        runs = _runs(record for record in found if record is not None)
+        return [run for run in runs if run.tenant_id == tenant_id]  # an id may be used again
 
     async def remove(self, task_id: str) -> int:
         """Removes the task's records; returns how many there were."""

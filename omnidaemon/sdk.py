@@ -106,6 +106,7 @@ class OmniDaemonSDK:
                 return
             if serving is None:
                 self.app.remove(*key)
+                del self._configs[key]
         self.app.agent(
             config.topic,
             name=config.name,

@@ -304,7 +304,8 @@ def _read_body(body: bytes) -> tuple[Envelope | None, str | None]:
     try:
         received = decode(body)
         content = load(received.content, wire_of(body))
-    except (DecodeError, msgspec.MsgspecError):
+        msgspec.json.encode(content)  # msgpack has keys and types that JSON has not
+    except (DecodeError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError, TypeError):
         return None, body.decode("utf-8", "backslashreplace")
     fields = {name: getattr(received, name) for name in Envelope.__struct_fields__}
     return Envelope(**{**fields, "content": content}), None

@@ -68,6 +68,15 @@ class _Head(Struct, frozen=True):
 _head = msgspec.json.Decoder(_Head)
 
 
+def _without_result(record: Record) -> Record:
+    """What is sent of it: kept for all listeners, results would be a gigabyte."""
+    try:
+        head = msgspec.json.encode(_head.decode(record.value))
+    except msgspec.MsgspecError:
+        head = b""
+    return msgspec.structs.replace(record, value=head)
+
+
 class Mark(Struct, frozen=True):
     """How far a listener is: the record that it saw last."""
 
@@ -129,7 +138,8 @@ class Feed:
         """The newest records, newest first, at most a poll's time old."""
         at, records = self._read.get(limit, (float("-inf"), []))
         if anyio.current_time() - at >= POLL_SECONDS / 2:
-            records = await self._store.browse(RESULTS, limit=limit)
+            found = await self._store.browse(RESULTS, limit=limit)
+            records = [_without_result(record) for record in found]
             self._read[limit] = anyio.current_time(), records
         return records
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from omnidaemon.envelope import (
     MAX_DEPTH,
     Envelope,
+    check_id,
     check_name,
     check_topic,
     decode,
@@ -184,3 +185,9 @@ def test_a_forked_process_makes_other_ids():
     with context.Pool(1) as pool:
         child = pool.apply(new_id)
     assert child[-12:] != new_id()[-12:]
+
+
+@pytest.mark.parametrize("name", ["a\n", " a", "a ", "", "a b", 7])
+def test_an_id_with_white_space_or_none_is_refused(name):
+    with pytest.raises(PayloadError, match="event id"):
+        check_id(name)

@@ -84,3 +84,13 @@ async def test_a_removed_task_is_in_no_tenants_list(app: App) -> None:
         assert await Results(app.store).remove(task.id) == 1
         assert await app.tasks.newest(tenant_id="a") == []
         assert await app.store.browse(TENANT_RESULTS) == []
+
+
+async def test_an_id_used_again_without_a_tenant_shows_no_tenant_the_new_record(app: App) -> None:
+    async with serve(app) as served:
+        await app.send("orders", "theirs", id="o1", tenant_id="t1")
+        await served.settled()
+        assert [run.task_id for run in await app.tasks.newest(tenant_id="t1")] == ["o1"]
+        await app.send("orders", "ours", id="o1")
+        await served.settled()
+        assert await app.tasks.newest(tenant_id="t1") == []
