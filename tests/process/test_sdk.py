@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -163,6 +164,10 @@ def test_a_program_serves_and_others_publish_look_and_manage(programs: Programs)
     assert programs.result(programs.publish("late", None))["result"] == "late"
 
     health = programs.ask("health()")
+    deadline = time.monotonic() + SECONDS
+    while "late" not in health["subscribed_topics"]:  # said with the next heartbeat
+        assert time.monotonic() < deadline, health
+        health = programs.ask("health()")
     assert health["status"] == "running"
     assert health["event_bus_connected"]
     assert health["storage_healthy"]
