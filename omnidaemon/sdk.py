@@ -184,7 +184,7 @@ class OmniDaemonSDK:
             if background is not None:
                 await background.stop()
         finally:
-            if api is not None:
+            if api is not None and api.app is self.app:
                 await to_thread.run_sync(api.stop)  # it waits for streams that are open
             await self.app.close()
 

@@ -33,9 +33,11 @@ class ApiServer:
     Attributes:
         host: The address it listens on.
         port: The port it listens on.
+        app: Whose API it is; others of the process join it, and do not end it.
     """
 
-    def __init__(self, admin: Admin, listener: socket.socket) -> None:
+    def __init__(self, app: App, admin: Admin, listener: socket.socket) -> None:
+        self.app = app
         self.host, self.port = listener.getsockname()[:2]
         self._listener = listener
         self._pid = os.getpid()
@@ -124,7 +126,7 @@ def serve_api(
                 "OMNIDAEMON_API_HOST at 127.0.0.1"
             )
         admin = Admin(app, auth="keys" if keys else "none", keys=keys, hosts=hosts)
-        _serving = ApiServer(admin, _listen(host, port, addresses))
+        _serving = ApiServer(app, admin, _listen(host, port, addresses))
         logger.info(
             "the admin API is served at %s, %s",
             _serving.url,

@@ -713,6 +713,19 @@ def test_the_admin_api_is_served_beside_the_agents_until_the_shutdown() -> None:
     asyncio.run(main())
 
 
+def test_who_joined_the_admin_api_of_another_does_not_end_it() -> None:
+    async def main() -> None:
+        async with started(AgentConfig("work", nothing)) as sdk:
+            api = await start_api_server(sdk, port=0)
+            guest = OmniDaemonSDK()
+            assert await start_api_server(guest, port=0) is api
+            await guest.shutdown()
+            status, _ = await asyncio.to_thread(get, f"{api.url}/livez")
+            assert status == 200
+
+    asyncio.run(main())
+
+
 def test_the_environment_alone_starts_the_admin_api_and_a_taken_port_stops_no_agent(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
