@@ -61,18 +61,24 @@ async def enqueue_batch(url: str, count: int) -> Figures:
         return {"per_second": count / (time.perf_counter() - began)}
 
 
-async def drain(url: str, count: int, consumers: int) -> Figures:
-    """From a worker's start to the last settlement: no-op runs, results and counters stored."""
+async def drain(url: str, count: int, consumers: int, agents: int = 1) -> Figures:
+    """From a worker's start to the last settlement: no-op runs, results and counters stored.
+
+    Several agents have a topic each, and an equal share of the events.
+    """
     sys.setswitchinterval(0.0005)  # as the worker command does
     app = App("bench", transport=url)
 
-    @app.agent("noop", consumers=consumers)
     async def noop(content: Any) -> dict[str, bool]:
         return {"ok": True}
 
+    topics = [f"noop.{number}" for number in range(agents)]
+    for topic in topics:
+        app.agent(topic, name="noop", consumers=consumers)(noop)
     async with app:
         for start in range(0, count, BATCH):
-            await app.send_many([("noop", {"n": n}) for n in range(start, start + BATCH)])
+            numbers = range(start, start + BATCH)
+            await app.send_many([(topics[n % agents], {"n": n}) for n in numbers])
         worker = Worker(app)
         cpu = time.process_time()
         began = time.perf_counter()
@@ -91,7 +97,7 @@ async def drain(url: str, count: int, consumers: int) -> Figures:
 
 
 async def _processed(app: App) -> int:
-    totals = await Metrics(app.store).totals("noop")
+    totals = await Metrics(app.store).totals()
     return sum(agent.processed for agents in totals.values() for agent in agents.values())
 
 
