@@ -37,6 +37,8 @@ PLAN: list[tuple[str, str, dict[str, Any], tuple[str, ...]]] = [
     ("drain, 1 consumer", "drain", {"count": 20_000, "consumers": 1}, ALL),
     ("drain, 200 agents", "drain", {"count": 50_000, "consumers": 3, "agents": 200}, ALL),
     ("drain, backlog of 500,000", "drain", {"count": 500_000, "consumers": 100}, REDIS),
+    ("drain, one process", "drain_processes", {"count": 100_000, "processes": 1}, REDIS),
+    ("drain, two processes", "drain_processes", {"count": 100_000, "processes": 2}, REDIS),
     ("latency, one process", "latency_within", {"count": 300}, ALL),
     ("latency, two processes", "latency", {"count": 300}, FILES),
     ("idle, 2 agents", "idle", {"target": "benchmarks.apps:app", "seconds": 10}, ("sqlite",)),

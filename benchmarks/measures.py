@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 
 from omnidaemon import App
+from omnidaemon.fleet import Fleet
 from omnidaemon.records import Metrics
 from omnidaemon.worker.worker import Worker
 
@@ -93,6 +94,36 @@ async def drain(url: str, count: int, consumers: int, agents: int = 1) -> Figure
         "per_second": count / took,
         "cpu_us_per_message": used / count * 1e6,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+async def drain_processes(url: str, count: int, processes: int) -> Figures:
+    """The same by `omnidaemon worker --processes N`, from all being ready to the last settlement.
+
+    The agent is paused until then, so that no process begins before the others.
+    """
+    app = App("bench", transport=url)
+    async with app:
+        with worker_process("benchmarks.apps:app", url, "--processes", str(processes)) as process:
+            fleet = Fleet(app)
+            await fleet.pause("noop", "noop")
+            for start in range(0, count, BATCH):
+                await app.send_many([("noop", {"n": n}) for n in range(start, start + BATCH)])
+            while len((await fleet.health()).workers) < processes:
+                await anyio.sleep(0.05)
+            pids = [worker.pid for worker in (await fleet.health()).workers]
+            before = {pid: _cpu_seconds(pid) for pid in pids}
+            began = time.perf_counter()
+            await fleet.resume("noop", "noop")
+            while await _processed(app) < count:
+                await anyio.sleep(0.02)
+            took = time.perf_counter() - began
+            used = sum(_cpu_seconds(pid) - before[pid] for pid in pids)
+            assert process.poll() is None
+    return {
+        "per_second": count / took,
+        "cpu_us_per_message": used / count * 1e6,
+        "cores_per_process": used / took / processes,
     }
 
 
@@ -187,8 +218,8 @@ def start_up(url: str, rounds: int) -> Figures:
 class worker_process:  # noqa: N801  used like a function
     """Runs `omnidaemon worker TARGET` while the block lasts; entered when it is ready."""
 
-    def __init__(self, target: str, url: str) -> None:
-        self._command = [sys.executable, "-m", "omnidaemon", "worker", target]
+    def __init__(self, target: str, url: str, *options: str) -> None:
+        self._command = [sys.executable, "-m", "omnidaemon", "worker", target, *options]
         self._env = {**os.environ, "BENCH_URL": url}
 
     def __enter__(self) -> subprocess.Popen[str]:
@@ -232,6 +263,7 @@ MEASURES: dict[str, Callable[..., Any]] = {
         enqueue_concurrent,
         enqueue_batch,
         drain,
+        drain_processes,
         latency,
         latency_within,
         idle,
