@@ -6,12 +6,12 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import msgspec
 from redis.exceptions import RedisError
 
+from omnidaemon.drivers.opened import Opened
 from omnidaemon.drivers.redis import Link
 from omnidaemon.drivers.redis_address import Address, LinkLostError
 from omnidaemon.drivers.redis_cluster import ClusterLink
@@ -40,7 +40,7 @@ class Loop:
         await self.link.close()
 
 
-class Client:
+class Client(Opened):
     """Opens, closes and asks the server that its URL names.
 
     Attributes:
@@ -79,18 +79,6 @@ class Client:
                 await one.close()
             elif one.loop.is_running():
                 asyncio.run_coroutine_threadsafe(one.close(), one.loop)
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     @property
     def here(self) -> Loop:

@@ -6,9 +6,9 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable
-from types import TracebackType
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, TypeVar
 
+from omnidaemon.drivers.opened import Opened
 from omnidaemon.drivers.sqlite import Database, Work
 from omnidaemon.drivers.sqlite_schema import explain, parse_url
 from omnidaemon.errors import OmniDaemonError
@@ -16,7 +16,7 @@ from omnidaemon.errors import OmniDaemonError
 T = TypeVar("T")
 
 
-class Client:
+class Client(Opened):
     """Opens, closes and asks the database that its URL names.
 
     Attributes:
@@ -42,18 +42,6 @@ class Client:
         database, self._database = self._database, None
         if database is not None and database.process == os.getpid():
             await database.release()
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     @property
     def database(self) -> Database:

@@ -12,8 +12,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
@@ -22,6 +21,7 @@ from omnidaemon.drivers import json_lines
 from omnidaemon.drivers.file_lock import Locked
 from omnidaemon.drivers.json_file import Moved
 from omnidaemon.drivers.json_records import Records
+from omnidaemon.drivers.opened import Opened
 from omnidaemon.errors import ConfigurationError, StoreError
 from omnidaemon.messages import Count, Record, Write
 
@@ -42,7 +42,7 @@ class _Waiting:
         self.done = False
 
 
-class JSONStore:
+class JSONStore(Opened):
     """A store in a folder; any number of them, and of processes of the machine, share it.
 
     Args:
@@ -70,18 +70,6 @@ class JSONStore:
             records, self._opened = self._opened, None
         if records is not None and self._process == os.getpid():
             await to_thread.run_sync(records.close, limiter=_limiter())
-
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
 
     async def write(self, *changes: Write | Count) -> None:
         """See the contract; writes that come at the same time share one wait for the disk."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
 
 from anyio.lowlevel import checkpoint
 
 from omnidaemon.drivers.memory import check_changes, open_board
 from omnidaemon.drivers.memory_records import Shelf
+from omnidaemon.drivers.opened import Opened
 from omnidaemon.messages import Count, Record, Write
 
 
-class MemoryStore:
+class MemoryStore(Opened):
     """A store on a board of this process; a transport with the same name shares it.
 
     Args:
@@ -26,23 +25,6 @@ class MemoryStore:
         self._board = open_board(url)
         self.backend = self._board.backend
         self._clock = clock
-
-    async def open(self) -> None:
-        """Does nothing: there is nothing to connect to."""
-
-    async def close(self) -> None:
-        """Does nothing: the board is there as long as something refers to it."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
 
     def _shelf(self, collection: str) -> Shelf:
         return self._board.shelf(collection, self._board.now(self._clock))

@@ -10,8 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
-from types import TracebackType
-from typing import Literal, Self
+from typing import Literal
 from uuid import uuid4
 
 from anyio.lowlevel import checkpoint
@@ -20,6 +19,7 @@ from omnidaemon.drivers.memory import check_messages, open_board
 from omnidaemon.drivers.memory_groups import Dead
 from omnidaemon.drivers.memory_subscription import MemorySubscription, MemoryWatch
 from omnidaemon.drivers.memory_topics import Topic
+from omnidaemon.drivers.opened import Opened
 from omnidaemon.errors import BacklogFull
 from omnidaemon.messages import (
     Consumer,
@@ -35,7 +35,7 @@ from omnidaemon.messages import (
 from omnidaemon.transports.base import Limits
 
 
-class MemoryTransport:
+class MemoryTransport(Opened):
     """A transport on a board of this process; any number of them share one by its name.
 
     Args:
@@ -54,23 +54,6 @@ class MemoryTransport:
         self.backend = self._board.backend
         self.limits = limits
         self._clock = clock
-
-    async def open(self) -> None:
-        """Does nothing: there is nothing to connect to."""
-
-    async def close(self) -> None:
-        """Does nothing: the board is there as long as something refers to it."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        return None
 
     def _now(self) -> float:
         return self._board.now(self._clock)
