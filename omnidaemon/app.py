@@ -275,7 +275,18 @@ class App(AgentRouter):
             ResultTimeout: Nothing came in time; the task goes on.
             TaskFailed: Every known group of the topic gave it up.
         """
-        return await (await self.send(topic, content, **options)).result(timeout=timeout)
+        task_id = options.pop("id", None)
+        if task_id is None:
+            task_id = new_id()
+        else:
+            check_id(task_id)
+        # Watched before it is sent, nothing is missed, and nobody need look whether it is over.
+        async with self.transport.watch(task_id) as watch:
+            task = await self.send(topic, content, id=task_id, **options)
+            run = await self.tasks.first_success(
+                watch, task.id, task.topic, timeout=timeout, watched=True
+            )
+        return run.value
 
     def blocking(self) -> BlockingSender:
         """The same for code that is not async: `with app.blocking() as sender:`."""

@@ -146,6 +146,8 @@ class Settlement(Struct, frozen=True, gc=False):
         changes: Records and counters that change with it, in the store that shares the
             transport's backend.
         notice: A task id; those who watch it are told once this is applied.
+        news: The run's record, which they want to read then; a transport that can spares them the
+            way by handing it over with the notice.
     """
 
     delivery: Delivery
@@ -153,6 +155,7 @@ class Settlement(Struct, frozen=True, gc=False):
     publish: tuple[Message, ...] = ()
     changes: tuple[Write | Count, ...] = ()
     notice: str | None = None
+    news: bytes | None = None
 
 
 Verdict = Literal["applied", "repeated", "lost"]

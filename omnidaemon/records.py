@@ -159,6 +159,14 @@ def run_write(record: RunRecord, ttl: float) -> Write:
     return Write(RESULTS, _run_key(record), _encode(record), record.topic, ttl)
 
 
+def read_run(value: bytes) -> RunRecord | None:
+    """What `run_write` wrote; None if another version did, whose record says what is wrong."""
+    try:
+        return _run.decode(value)
+    except msgspec.MsgspecError:
+        return None
+
+
 def tenant_changes(
     record: RunRecord, ttl: float, counts: Iterable[Count]
 ) -> tuple[Write | Count, ...]:

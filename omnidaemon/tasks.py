@@ -13,9 +13,9 @@ from omnidaemon.envelope import decode
 from omnidaemon.errors import DecodeError, ResultTimeout, TaskFailed, TaskNotFound
 from omnidaemon.messages import Place
 from omnidaemon.outcomes import Cause
-from omnidaemon.records import Results, RunRecord
+from omnidaemon.records import Results, RunRecord, read_run
 from omnidaemon.stores.base import Store
-from omnidaemon.transports.base import Transport
+from omnidaemon.transports.base import Transport, Watch
 
 FIRST_LOOK_SECONDS = 0.05
 """What is over already is found out this late; few tasks are, and asking costs several trips."""
@@ -113,26 +113,43 @@ class Tasks:
             TaskFailed: The agent, or every known group of the topic, gave it up.
             TaskNotFound: It has succeeded, and its record has expired; or it is not known at all.
         """
+        async with self._transport.watch(task_id) as watch:
+            return await self.first_success(watch, task_id, topic, agent=agent, timeout=timeout)
+
+    async def first_success(
+        self,
+        watch: Watch,
+        task_id: str,
+        topic: str,
+        *,
+        agent: str | None = None,
+        timeout: float | None = None,
+        watched: bool = False,
+    ) -> RunRecord:
+        """The same with a watch that is there already; `watched`: it was before the event was."""
         deadline = anyio.current_time() + (float("inf") if timeout is None else timeout)
         look_at = min(deadline, anyio.current_time() + FIRST_LOOK_SECONDS)
-        async with self._transport.watch(task_id) as watch:
-            while True:
-                runs = await self._runs(task_id, topic)
-                for run in runs.values():
-                    if run.status == "succeeded" and agent in (None, run.agent):
-                        return run
-                now = anyio.current_time()
-                # The transport is asked seldom: it alone knows what is over and left no record.
-                if now >= look_at or any(run.status == "dead" for run in runs.values()):
-                    look_at = now + POLL_SECONDS
-                    await self._raise_if_over(task_id, topic, agent)
-                left = deadline - now
-                if left <= 0:
-                    raise ResultTimeout(
-                        f"task {task_id} on topic {topic!r} has no result after {timeout} s; it "
-                        "goes on, ask again later" + await self._why_waiting(topic)
-                    )
-                await watch.wait(min(left, max(0.0, look_at - now)))
+        while True:
+            runs = {} if watched else await self._runs(task_id, topic)
+            watched = False
+            for run in runs.values():
+                if _is_success(run, topic, agent):
+                    return run
+            now = anyio.current_time()
+            # The transport is asked seldom: it alone knows what is over and left no record.
+            if now >= look_at or any(run.status == "dead" for run in runs.values()):
+                look_at = now + POLL_SECONDS
+                await self._raise_if_over(task_id, topic, agent)
+            left = deadline - now
+            if left <= 0:
+                raise ResultTimeout(
+                    f"task {task_id} on topic {topic!r} has no result after {timeout} s; it "
+                    "goes on, ask again later" + await self._why_waiting(topic)
+                )
+            news = await watch.wait(min(left, max(0.0, look_at - now)))
+            told = None if news is None else read_run(news)
+            if told is not None and _is_success(told, topic, agent):
+                return told
 
     async def _runs(self, task_id: str, topic: str) -> dict[str, RunRecord]:
         runs = await self._results.of_task(task_id)
@@ -175,6 +192,10 @@ class Tasks:
         if not any(group.consumers for group in groups):
             return f" (no worker runs an agent of {topic!r} now)"
         return ""
+
+
+def _is_success(run: RunRecord, topic: str, agent: str | None) -> bool:
+    return run.status == "succeeded" and run.topic == topic and agent in (None, run.agent)
 
 
 def _cause_in(reason: bytes) -> str:

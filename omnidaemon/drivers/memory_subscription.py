@@ -177,5 +177,5 @@ class MemoryWatch:
         self._ear = ear
 
     async def wait(self, seconds: float) -> None:
-        """See the contract."""
+        """See the contract; what there is to read is as near as the notice."""
         await self._ear.wait(seconds)

@@ -41,11 +41,13 @@ class Ears:
         self._something = asyncio.Event()
         self._connection: Any = None
         self._heard_at = 0.0
+        self._news: dict[str, bytes] = {}
 
     async def attend(self, channel: str) -> None:
         """Listens to the channel; what is published after this returned rings, while `up`.
 
         A message without content rings the channel, any other what `ring_of` says for each word.
+        What follows its first line is news for those who wait for that word.
         """
         self._channels[channel] += 1
         self._left.pop(channel, None)
@@ -77,6 +79,15 @@ class Ears:
             oldest = next(iter(self._left))
             del self._left[oldest], self._confirmed[oldest]
             self._send("UNSUBSCRIBE", oldest)
+
+    def take_news(self, ring: str) -> bytes | None:
+        """What came last with this ring, once; None if nothing did, or another has taken it."""
+        return self._news.pop(ring, None)
+
+    def forget_news(self, ring: str) -> None:
+        """Drops what nobody has taken, unless somebody still waits for the ring."""
+        if not self.bell.listened(ring):
+            self._news.pop(ring, None)
 
     async def close(self) -> None:
         """Ends the connection."""
@@ -131,8 +142,14 @@ class Ears:
                     continue
                 channel = message[1].decode() if message[1] else ""
                 if message[0] == b"message":
-                    words = message[2].decode().split()
-                    self.bell.ring(*([ring_of(channel, word) for word in words] or [channel]))
+                    words, _, news = message[2].partition(b"\n")
+                    rings = [ring_of(channel, word) for word in words.decode().split()] or [channel]
+                    if self._news:  # older ones would be taken for what this ring is about
+                        for ring in rings:
+                            self._news.pop(ring, None)
+                    if news and self.bell.listened(rings[0]):
+                        self._news[rings[0]] = news
+                    self.bell.ring(*rings)
                 elif message[0] == b"subscribe" and channel in self._confirmed:
                     self._confirmed[channel].set()
         finally:

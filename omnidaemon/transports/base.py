@@ -98,10 +98,12 @@ class Subscription(Protocol):
 class Watch(Protocol):
     """Word of a task's settlements."""
 
-    async def wait(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> bytes | None:
         """Returns after the next settlement with the task's notice, or after `seconds`.
 
-        May return early for no reason; a notice between two waits is not missed.
+        May return early for no reason; a notice between two waits is not missed. The answer is the
+        news of the latest settlement, where it came with the notice and nobody else has taken it;
+        None says nothing.
         """
 
 

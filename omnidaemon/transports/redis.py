@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from omnidaemon.drivers.bell import Ear
 from omnidaemon.drivers.redis import LinkLostError
-from omnidaemon.drivers.redis_ears import ring_of
+from omnidaemon.drivers.redis_ears import Ears, ring_of
 from omnidaemon.drivers.redis_errors import explain
 from omnidaemon.errors import OmniDaemonError, TransportError
 from omnidaemon.messages import Consumer, Message, Start
@@ -86,21 +86,28 @@ class RedisTransport(RedisGroups):
     async def watch(self, task_id: str) -> AsyncIterator[RedisWatch]:
         """See the contract."""
         ears, channel = self.here.ears, self.keys.done(task_id)
-        with ears.bell.listen(ring_of(channel, task_id)) as ear:
-            await ears.attend(channel)
-            try:
-                yield RedisWatch(ear)
-            finally:
-                ears.leave(channel)
+        ring = ring_of(channel, task_id)
+        try:
+            with ears.bell.listen(ring) as ear:
+                await ears.attend(channel)
+                try:
+                    yield RedisWatch(ear, ears, ring)
+                finally:
+                    ears.leave(channel)
+        finally:
+            ears.forget_news(ring)
 
 
 class RedisWatch:
     """Word of a task's settlements."""
 
-    def __init__(self, ear: Ear) -> None:
+    def __init__(self, ear: Ear, ears: Ears, ring: str) -> None:
         self._ear = ear
+        self._ears = ears
+        self._ring = ring
 
-    async def wait(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> bytes | None:
         """See the contract."""
         # A little less than a lost message may cost, and not all watchers at once.
         await self._ear.wait(min(seconds, POLL * (0.5 + random.random() / 2)))
+        return self._ears.take_news(self._ring)

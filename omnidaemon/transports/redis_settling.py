@@ -24,6 +24,9 @@ from omnidaemon.transports.base import Limits
 Token = tuple[str, str, int, str, int]
 """Stream ("s" the topic's, "r" the group's retries), id, delivery count, generation, place."""
 
+_NEWS_MOST = 4
+"""Settlements of a batch whose news go along; in larger ones many share one message instead."""
+_NEWS_BYTES = 4_096
 _KEPT_LEASES = 2  # for so many leases a resend is recognised
 
 
@@ -53,6 +56,8 @@ class Batch:
         self._buried: list[tuple[Any, ...]] = []
         self._forgotten: list[str] = []
         notices: dict[str, list[str]] = {}
+        tell = len(settlements) <= _NEWS_MOST
+        told: list[tuple[str, str, int]] = []
         changes: list[Write | Count] = []
         receipt: list[str] = []
         generation = ""
@@ -70,11 +75,18 @@ class Batch:
                 self._publish(message.topic, message.id, message.body, message.delay)
             changes += settlement.changes
             if notice is not None:
-                notices.setdefault(keys.done(notice), []).append(notice)
+                news = settlement.news
+                if tell and news is not None and len(news) <= _NEWS_BYTES:
+                    told.append((keys.done(notice), notice, self.blobs.place(news, notice)))
+                else:
+                    notices.setdefault(keys.done(notice), []).append(notice)
         self.generation = generation
         self._receipt = "".join(receipt)
         self._changes = packed_changes(changes, self.blobs)
-        self._notices = [(channel, " ".join(tasks)) for channel, tasks in notices.items()]
+        self._notices = [
+            *told,
+            *((channel, " ".join(tasks)) for channel, tasks in notices.items()),
+        ]
 
     def packed(self, number: int, *, holds: int, sure: int | None, doubts: bool) -> bytes:
         """The script's argument.

@@ -441,10 +441,11 @@ class AgentConsumer:
             envelope.tenant_id,
         )
         ttl = self._shared.result_ttl
-        changes: tuple[Any, ...] = (run_write(record, ttl), *counts)
+        write = run_write(record, ttl)
+        changes: tuple[Any, ...] = (write, *counts)
         if envelope.tenant_id:
             changes += tenant_changes(record, ttl, counts)
-        return Settlement(delivery, action, replies, changes, envelope.id)
+        return Settlement(delivery, action, replies, changes, envelope.id, write.value)
 
     def _unread(self, delivery: Delivery, cause: Cause) -> Settlement:
         """What cannot be decoded has no task id that could be trusted: a dead letter alone."""

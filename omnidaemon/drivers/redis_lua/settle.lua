@@ -85,7 +85,11 @@ for place, messages in ipairs(a.messages) do
   wake(KEYS[first + 1], a.channels[place])
 end
 apply_changes(a.prefix, a.changes, microseconds())
-for _, notice in ipairs(a.notices) do redis.call('PUBLISH', notice[1], notice[2]) end
+for _, notice in ipairs(a.notices) do
+  local text = notice[2]
+  if notice[3] then text = text .. '\n' .. ARGV[notice[3]] end
+  redis.call('PUBLISH', notice[1], text)
+end
 -- A resend of this batch, whose reply may get lost, finds here that it was applied.
 if a.doubts then
   redis.call('APPEND', receipts, ARGV[2])
