@@ -25,6 +25,8 @@ from omnidaemon.messages import Message
 from omnidaemon.settings import Settings, load_settings, redact_url
 from omnidaemon.stores.base import Store
 from omnidaemon.tasks import TaskHandle, Tasks
+from omnidaemon.telemetry.sending import sending
+from omnidaemon.telemetry.signals import Signals, active
 from omnidaemon.transports.base import Limits, Transport
 
 CallNext = Callable[[Context], Awaitable[Any]]
@@ -237,8 +239,14 @@ class App(AgentRouter):
         timeout: float = SEND_TIMEOUT,
     ) -> TaskHandle:
         """Publishes an envelope; as `send` otherwise."""
-        message = self._message(envelope, _delay(delay, at))
-        await self._store_messages([message], timeout)
+        wait = _delay(delay, at)
+        signals = active()
+        if signals is None:
+            message = self._message(envelope, wait)
+            await self._store_messages([message], timeout)
+        else:
+            envelopes = [_checked(envelope)]
+            [message] = await self._publish_seen(signals, envelopes, wait, timeout, batch=False)
         return TaskHandle(message.id, message.topic, self.tasks)
 
     async def send_many(
@@ -251,12 +259,22 @@ class App(AgentRouter):
     ) -> list[TaskHandle]:
         """Publishes many events together: (topic, content) pairs or envelopes; all or none."""
         wait = _delay(delay, at)
-        messages = [
-            self._message(event, wait) if isinstance(event, Envelope) else self._plain(event, wait)
-            for event in events
-        ]
-        if messages:
-            await self._store_messages(messages, timeout)
+        signals = active()
+        if signals is None:
+            messages = [
+                self._message(event, wait)
+                if isinstance(event, Envelope)
+                else self._sized(self._plain(event), wait)
+                for event in events
+            ]
+            if messages:
+                await self._store_messages(messages, timeout)
+        else:
+            checked = [
+                _checked(event) if isinstance(event, Envelope) else self._plain(event)
+                for event in events
+            ]
+            messages = await self._publish_seen(signals, checked, wait, timeout, batch=True)
         tasks = self.tasks
         return [TaskHandle(message.id, message.topic, tasks) for message in messages]
 
@@ -292,19 +310,32 @@ class App(AgentRouter):
         """The same for code that is not async: `with app.blocking() as sender:`."""
         return BlockingSender(self)
 
+    async def _publish_seen(
+        self, signals: Signals, envelopes: list[Envelope], delay: float, timeout: float, batch: bool
+    ) -> list[Message]:
+        """Publishes within a span, whose context travels along; [] for no events at all."""
+        if not envelopes:
+            return []
+        with sending(signals, envelopes, batch=batch) as stamped:
+            messages = [self._encoded(envelope, delay) for envelope in stamped]
+            await self._store_messages(messages, timeout)
+        return messages
+
     def _message(self, envelope: Envelope, delay: float) -> Message:
-        envelope = _checked(envelope)
+        return self._encoded(_checked(envelope), delay)
+
+    def _encoded(self, envelope: Envelope, delay: float) -> Message:
         wire = self.settings.wire
         content = Raw(dump(envelope.content, wire))
         return self._sized(msgspec.structs.replace(envelope, content=content), delay)
 
-    def _plain(self, event: object, delay: float) -> Message:
+    def _plain(self, event: object) -> Envelope:
         """The same for a (topic, content) pair, which has little that needs a look."""
         if not isinstance(event, tuple | list) or len(event) != 2:
             raise PayloadError(f"{event!r:.200} is neither a (topic, content) pair nor an Envelope")
         topic, content = event
         content = Raw(dump(content, self.settings.wire))
-        return self._sized(Envelope(check_topic(topic), content), delay)
+        return Envelope(check_topic(topic), content)
 
     def _sized(self, envelope: Envelope, delay: float) -> Message:
         body = encode(envelope, self.settings.wire)

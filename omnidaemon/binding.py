@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import typing
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import (
@@ -26,6 +27,8 @@ from msgspec import Struct
 from omnidaemon.context import Context
 from omnidaemon.envelope import Envelope
 from omnidaemon.errors import ConfigurationError, Reject
+
+_QUOTED_VALUE = re.compile(r"(Invalid (?:enum )?value) .*?((?: - at `\$[^`]*`)?)$", re.DOTALL)
 
 Handler = Callable[..., Any]
 Run = Callable[[Context], Awaitable[Any]]
@@ -251,9 +254,20 @@ def _content(hint: Any, where: str) -> Get:
                 return decode_json(ctx.raw if len(ctx.raw) else b"null")
             return decode_msgpack(ctx.raw if len(ctx.raw) else b"\xc0")
         except (ValueError, RecursionError) as error:  # msgspec's and pydantic's are ValueErrors
-            raise Reject(f"the content does not fit {text}: {error}") from error
+            raise Reject(f"the content does not fit {text}: {_misfit(error)}") from error
 
     return convert
+
+
+def _misfit(error: Exception) -> str:
+    """What does not fit, and where; not the values, since logs and receivers are told of it."""
+    problems = getattr(error, "errors", None)  # pydantic's
+    if problems is None:
+        return _QUOTED_VALUE.sub(r"\1\2", str(error))
+    found = problems(include_url=False, include_context=False, include_input=False)
+    return "; ".join(
+        f"{one['msg']} - at `{'.'.join(['$', *map(str, one['loc'])])}`" for one in found
+    )
 
 
 def _decoders(hint: Any, where: str) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:

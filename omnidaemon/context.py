@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import ContextVar
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from msgspec import Raw
 
 from omnidaemon.envelope import Envelope, Wire, load
 from omnidaemon.tasks import TaskHandle
+from omnidaemon.telemetry.signals import carried
 
 
 class Publish(Protocol):
@@ -149,7 +151,7 @@ class Context:
             source=source if source is not None else event.source,
             reply_to=reply_to,
             webhook=webhook,
-            headers={**event.headers, **(headers or {})},
+            headers={**carried(event.headers), **(headers or {})},
             hops=event.hops + 1,
         )
         return await self._publish(caused, delay=delay, at=at)
@@ -162,3 +164,7 @@ class Context:
             return await self.send(topic, content, **options)
 
         return anyio.from_thread.run(send)
+
+
+current_run: ContextVar[Context | None] = ContextVar("omnidaemon.run", default=None)
+"""The run that the current task, or the thread that it has called, works for; logs name it."""

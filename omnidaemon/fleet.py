@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Collection
 from typing import Any, Literal
@@ -9,6 +10,7 @@ from typing import Any, Literal
 from omnidaemon.app import App
 from omnidaemon.envelope import INTERNAL, check_name, dump, load
 from omnidaemon.errors import AgentNotFound, InvalidSettings, TaskNotFound
+from omnidaemon.exposition import FleetNumbers
 from omnidaemon.health import Health, examine, groups_of
 from omnidaemon.messages import GroupInfo, TopicInfo, Write
 from omnidaemon.records import (
@@ -263,6 +265,23 @@ class Fleet:
                 "avg_processing_time_sec": counted.average,
             }
         return dict(found)
+
+    async def numbers(
+        self, topic: str | None = None, *, tenant_id: str | None = None
+    ) -> FleetNumbers:
+        """What all agents have done, how far they are, and the workers; for Prometheus.
+
+        Args:
+            topic: Only this topic's agents.
+            tenant_id: Only what this tenant's tasks counted: the rest is known of all alone.
+        """
+        found = await Metrics(self._app.store).totals(topic, tenant_id=tenant_id)
+        totals = {(t, name): m for t, agents in found.items() for name, m in agents.items()}
+        if tenant_id is not None:
+            return FleetNumbers(totals, None, None, time.time())
+        groups = await self._groups(topic)
+        workers = await Roster(self._app.store).workers()
+        return FleetNumbers(totals, groups, workers, time.time())
 
     async def clear(self, what: Clearable) -> dict[str, int]:
         """Removes records; what runs goes on, and its agents are soon written down again.

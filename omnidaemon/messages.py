@@ -216,6 +216,8 @@ class GroupInfo(Struct, frozen=True, gc=False):
         lease: Seconds; the largest of its live consumers'.
         paused: True if it hands out nothing until resumed.
         seen: Unix time at which a consumer of it was last alive; None if never.
+        oldest: Unix time at which the oldest event that it has not settled was stored; None if it
+            has settled all. What came back from the dead letters does not count.
     """
 
     topic: str
@@ -228,6 +230,7 @@ class GroupInfo(Struct, frozen=True, gc=False):
     lease: float
     paused: bool
     seen: float | None
+    oldest: float | None = None
 
 
 class Event(Struct, frozen=True, gc=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -15,6 +15,7 @@ from omnidaemon.errors import InvalidSettings, StoreError
 from omnidaemon.messages import Count, Record, Write
 from omnidaemon.outcomes import Cause
 from omnidaemon.stores.base import Store
+from omnidaemon.telemetry.signals import SECONDS
 
 RESULTS = "results"
 WORKERS = "workers"
@@ -28,7 +29,11 @@ TENANT_METRICS = "metrics.tenants"
 BEAT_SECONDS = 5.0
 BEAT_TTL = 3 * BEAT_SECONDS
 
+DURATIONS = (*(f"le:{seconds:g}" for seconds in SECONDS), "le:inf")
+"""The counters of runs by how long they took, in the order of SECONDS."""
+
 RunStatus = Literal["succeeded", "failed", "dead"]
+WorkerState = Literal["running", "draining", "degraded"]
 
 
 class RunRecord(Struct, frozen=True, omit_defaults=True):
@@ -99,7 +104,7 @@ class WorkerRecord(Struct, frozen=True, omit_defaults=True):
     pid: int
     started_at: float
     beat_at: float
-    state: Literal["running", "draining", "degraded"] = "running"
+    state: WorkerState = "running"
     detail: str = ""
     agents: list[str] = field(default_factory=list)
     running: int = 0
@@ -129,12 +134,35 @@ class AgentMetrics(Struct, frozen=True):
         failed: Runs that raised and settled, each attempt.
         dead: Deliveries given up, those that never ran included.
         seconds: The time of all those runs.
+        retried: Failed runs that are repeated.
+        durations: How many runs took at most as long as each of SECONDS, and longer than the one
+            before; at the end those that took longer than all. Empty while there was none.
     """
 
     processed: int = 0
     failed: int = 0
     dead: int = 0
     seconds: float = 0.0
+    retried: int = 0
+    durations: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, fields: Mapping[str, float]) -> AgentMetrics:
+        """As the counters say, by their names."""
+        durations = tuple(round(fields.get(name, 0)) for name in DURATIONS)
+        return cls(
+            processed=round(fields.get("processed", 0)),
+            failed=round(fields.get("failed", 0)),
+            dead=round(fields.get("dead", 0)),
+            seconds=fields.get("seconds", 0.0),
+            retried=round(fields.get("retried", 0)),
+            durations=durations if any(durations) else (),
+        )
+
+    @property
+    def received(self) -> int:
+        """Deliveries that came to an outcome, whatever it was; what runs is not among them."""
+        return self.processed + self.retried + self.dead
 
     @property
     def average(self) -> float:
@@ -306,12 +334,7 @@ class Metrics:
         found: dict[str, dict[str, AgentMetrics]] = {}
         for key, fields in sorted((await self._store.totals(collection, prefix=prefix)).items()):
             name, _, agent = key.removeprefix(share).partition("/")
-            found.setdefault(name, {})[agent] = AgentMetrics(
-                processed=round(fields.get("processed", 0)),
-                failed=round(fields.get("failed", 0)),
-                dead=round(fields.get("dead", 0)),
-                seconds=fields.get("seconds", 0.0),
-            )
+            found.setdefault(name, {})[agent] = AgentMetrics.of(fields)
         return found
 
 

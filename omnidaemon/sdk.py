@@ -28,7 +28,8 @@ from omnidaemon.errors import (
     TaskNotFound,
 )
 from omnidaemon.fleet import Fleet
-from omnidaemon.settings import load_settings
+from omnidaemon.logs import make_handler
+from omnidaemon.settings import LogFormat, load_settings
 from omnidaemon.views import Cleanup, group_public, run_public, task_public, topic_public
 
 __all__ = [
@@ -142,7 +143,7 @@ class OmniDaemonSDK:
         """
         if self._serving is not None:
             return
-        _log_to_standard_error(self.app.settings.log_level)
+        _log_to_standard_error(self.app.settings.log_level, self.app.settings.log_format)
         # A person's start lifts pauses; that of a service or a supervisor does not.
         resume = sys.stdin is not None and sys.stdin.isatty()
         self._background = Background(self.app, resume=resume)
@@ -403,11 +404,9 @@ async def start_api_server(
     return await sdk.serve_api(host, port)
 
 
-def _log_to_standard_error(level: str) -> None:
+def _log_to_standard_error(level: str, form: LogFormat) -> None:
     """Shows what the worker says, where the program has not set logging up in its own way."""
     ours = logging.getLogger("omnidaemon")
     if not ours.hasHandlers():
-        shown = logging.StreamHandler()
-        shown.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-        ours.addHandler(shown)
+        ours.addHandler(make_handler(form))
         ours.setLevel(level)

@@ -18,6 +18,7 @@ T = TypeVar("T")
 EventBus = Literal["redis_stream", "sqlite", "sqlite+fast", "memory"]
 Storage = Literal["json", "redis", "sqlite", "memory"]
 Wire = Literal["json", "msgpack"]
+LogFormat = Literal["auto", "json", "text"]
 
 EVENT_BUSES = ("redis_stream", "sqlite", "sqlite+fast", "memory")
 STORAGES = ("json", "redis", "sqlite", "memory")
@@ -31,6 +32,7 @@ REDIS_SCHEMES = (
     "redis+sentinel",
     "rediss+sentinel",
 )
+LOG_FORMATS = ("auto", "json", "text")
 LOG_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG")
 
 # Without a word on it, one file holds events and results, beside where JSON files would lie.
@@ -55,12 +57,17 @@ class Settings(Struct, frozen=True, kw_only=True):
         redis_key_prefix: What every Redis key starts with (REDIS_KEY_PREFIX).
         wire: How envelopes are written (OMNIDAEMON_WIRE).
         log_level: A level of the logging module (LOG_LEVEL).
+        log_format: How lines look: one JSON object each, text, or by whether a person reads them at
+            a terminal (LOG_FORMAT).
         api_enabled: True if a worker serves the admin API (OMNIDAEMON_API_ENABLED).
         api_host: The address it listens on (OMNIDAEMON_API_HOST).
         api_port: The port it listens on (OMNIDAEMON_API_PORT).
         api_keys: The entries of OMNIDAEMON_API_KEYS, as written.
         api_hosts: Host names under which it is answered without keys, besides localhost
             (OMNIDAEMON_API_HOSTS).
+        metrics_port: Where a worker serves its own metrics for Prometheus; None for nowhere. With
+            several processes the others take the ports after it (OMNIDAEMON_METRICS_PORT).
+        metrics_host: The address it listens on for that (OMNIDAEMON_METRICS_HOST).
         webhooks: True if workers post to webhooks; else the posts wait for one that does
             (OMNIDAEMON_WEBHOOKS).
         webhook_secrets: What webhooks are signed with (OMNIDAEMON_WEBHOOK_SECRET).
@@ -83,11 +90,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     redis_key_prefix: str = "omni"
     wire: Wire = "json"
     log_level: str = "INFO"
+    log_format: LogFormat = "auto"
     api_enabled: bool = False
     api_host: str = "127.0.0.1"
     api_port: int = 8765
     api_keys: tuple[str, ...] = ()
     api_hosts: tuple[str, ...] = ()
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     webhooks: bool = True
     webhook_secrets: tuple[str, ...] = ()
     webhook_allow: tuple[str, ...] = ()
@@ -193,11 +203,14 @@ def load_settings(
         redis_key_prefix=reader.value("REDIS_KEY_PREFIX", _prefix, "omni"),
         wire=cast(Wire, reader.value("OMNIDAEMON_WIRE", _one_of("json", "msgpack"), "json")),
         log_level=reader.value("LOG_LEVEL", _one_of(*LOG_LEVELS), "INFO"),
+        log_format=cast(LogFormat, reader.value("LOG_FORMAT", _one_of(*LOG_FORMATS), "auto")),
         api_enabled=reader.value("OMNIDAEMON_API_ENABLED", _boolean, False),
         api_host=reader.value("OMNIDAEMON_API_HOST", _host, "127.0.0.1"),
         api_port=reader.value("OMNIDAEMON_API_PORT", _whole(1, 65_535), 8765),
         api_keys=reader.value("OMNIDAEMON_API_KEYS", _list, ()),
         api_hosts=reader.value("OMNIDAEMON_API_HOSTS", _host_names, ()),
+        metrics_port=reader.value("OMNIDAEMON_METRICS_PORT", _whole(1, 65_535), None),
+        metrics_host=reader.value("OMNIDAEMON_METRICS_HOST", _host, "127.0.0.1"),
         webhooks=reader.value("OMNIDAEMON_WEBHOOKS", _boolean, True),
         webhook_secrets=reader.value("OMNIDAEMON_WEBHOOK_SECRET", _list, ()),
         webhook_allow=reader.value("OMNIDAEMON_WEBHOOK_ALLOW", _hosts_and_networks, ()),

@@ -141,7 +141,8 @@ class BusStats(Struct, frozen=True):
 def group_public(group: GroupInfo) -> dict[str, Any]:
     """A group as JSON shows it."""
     shown = {name: getattr(group, name) for name in group.__struct_fields__}
-    return {**shown, "seen": None if group.seen is None else iso(group.seen)}
+    moments = {"seen": group.seen, "oldest": group.oldest}
+    return shown | {name: None if at is None else iso(at) for name, at in moments.items()}
 
 
 class Reason(Struct, frozen=True):

@@ -24,8 +24,10 @@ from omnidaemon.envelope import INTERNAL, Envelope, encode
 from omnidaemon.errors import PayloadError, Retry
 from omnidaemon.messages import Delivery, Message
 from omnidaemon.outcomes import Backoff, Cause, RetryPolicy
-from omnidaemon.posting import Post, Sender, Undeliverable, Undelivered
+from omnidaemon.posting import Answer, Post, Sender, Undeliverable, Undelivered
 from omnidaemon.records import iso
+from omnidaemon.telemetry.sending import created, posting
+from omnidaemon.telemetry.signals import active
 from omnidaemon.webhook_rules import Target, parse_target, retry_after, signature, verdict
 
 TOPIC = f"{INTERNAL}webhooks"
@@ -112,6 +114,9 @@ def hand_over(
         source=envelope.source,
         headers=envelope.headers,
     )
+    signals = active()
+    if signals is not None:
+        event = created(signals, event)
     # Always JSON: results are, and need not be encoded again.
     return Message(event.topic, event.id, encode(event, "json"))
 
@@ -163,7 +168,7 @@ class _Deliveries:
         }
         if self._keys:
             headers["webhook-signature"] = signature(self._keys, ctx.id, int(now), body)
-        answer = await self._send(Post(target, headers, body))
+        answer = await self._tell(Post(target, headers, body))
         match verdict(answer.status):
             case "delivered":
                 return
@@ -177,6 +182,16 @@ class _Deliveries:
             case "never":
                 more = ", and redirects are not followed" if answer.status < 400 else ""
                 raise Undeliverable(f"{target.shown} answered {answer.status}{more}")
+
+    async def _tell(self, post: Post) -> Answer:
+        signals = active()
+        if signals is None:
+            return await self._send(post)
+        target = post.target
+        with posting(signals, target.host, target.port, post.headers) as (headers, answered):
+            answer = await self._send(msgspec.structs.replace(post, headers=headers))
+            answered(answer.status)
+            return answer
 
     @asynccontextmanager
     async def _turn(self, target: Target) -> AsyncIterator[None]:

@@ -260,6 +260,7 @@ class GroupAnswer(Struct, frozen=True):
     lease: float
     paused: bool
     seen: str | None
+    oldest: str | None
 
 
 class TopicAnswer(Struct, frozen=True):

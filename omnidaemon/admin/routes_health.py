@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -10,16 +10,11 @@ from starlette.responses import Response
 
 from omnidaemon.admin.answers import AgentNumbers, Alive, HealthAnswer, Instead, json_answer
 from omnidaemon.admin.endpoints import Ask, OptionalName, Section, Tenant
+from omnidaemon.exposition import MOST_AGENTS, fleet_families, registry, rendered
 
 health = Section("health")
 
-_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
-_FAMILIES = (
-    ("tasks_processed", "counter", "Runs that succeeded."),
-    ("tasks_failed", "counter", "Runs that failed, each attempt."),
-    ("tasks_received", "gauge", "Runs that have ended, and those in progress."),
-    ("avg_processing_time_sec", "gauge", "Mean seconds per run."),
-)
+_EXPOSITIONS = ("text/plain", "application/openmetrics-text")
 
 
 class MetricsQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,6 +22,14 @@ class MetricsQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
     topic: OptionalName | None = None
     limit: Annotated[int, Meta(ge=1, le=10_000)] = 1000
+    tenant_id: Tenant | None = None
+
+
+class ExpositionQuery(Struct, frozen=True, forbid_unknown_fields=True):
+    """The same; at most `limit` agents have series of their own, and the rest share theirs."""
+
+    topic: OptionalName | None = None
+    limit: Annotated[int, Meta(ge=1, le=10_000)] = MOST_AGENTS
     tenant_id: Tenant | None = None
 
 
@@ -60,33 +63,28 @@ async def get_metrics(ask: Ask, query: MetricsQuery) -> dict[str, dict[str, Agen
 
     Of one tenant's tasks, those that have ended alone: what runs is known per agent only.
     """
-    if "text/plain" in ask.request.headers.get("accept", ""):
-        await prometheus(ask, query)
-    found = await _counted(ask, query)
+    if any(kind in ask.request.headers.get("accept", "") for kind in _EXPOSITIONS):
+        await _exposed(ask, query.topic, min(query.limit, MOST_AGENTS), query.tenant_id)
+    found = await ask.fleet.metrics(
+        query.topic or None, limit=query.limit, tenant_id=ask.tenant(query.tenant_id)
+    )
     return msgspec.convert(found, dict[str, dict[str, AgentNumbers]])
 
 
-@health("GET", "/metrics/prometheus", scope="read", tenants=True, others={"text/plain": str})
-async def prometheus(ask: Ask, query: MetricsQuery) -> str:
-    """The same for Prometheus."""
-    raise Instead(Response(_exposition(await _counted(ask, query)), media_type=_PROMETHEUS))
+@health(
+    "GET",
+    "/metrics/prometheus",
+    scope="read",
+    tenants=True,
+    others={"text/plain": str, "application/openmetrics-text": str},
+)
+async def prometheus(ask: Ask, query: ExpositionQuery) -> str:
+    """The same for Prometheus, and how far agents are; OpenMetrics if that is accepted."""
+    return await _exposed(ask, query.topic, query.limit, query.tenant_id)
 
 
-async def _counted(ask: Ask, query: MetricsQuery) -> dict[str, dict[str, dict[str, float]]]:
-    return await ask.fleet.metrics(
-        query.topic or None, limit=query.limit, tenant_id=ask.tenant(query.tenant_id)
-    )
-
-
-def _exposition(found: dict[str, dict[str, dict[str, Any]]]) -> str:
-    """The text format; names of topics and agents hold nothing that it would escape."""
-    lines = []
-    for name, kind, text in _FAMILIES:
-        family = f"omnidaemon_{name}{'_total' if kind == 'counter' else ''}"
-        lines += [f"# HELP {family} {text}", f"# TYPE {family} {kind}"]
-        lines += [
-            f'{family}{{topic="{topic}",agent="{agent}"}} {numbers[name]}'
-            for topic, agents in found.items()
-            for agent, numbers in agents.items()
-        ]
-    return "\n".join([*lines, ""])
+async def _exposed(ask: Ask, topic: str | None, most: int, tenant_id: str | None) -> str:
+    numbers = await ask.fleet.numbers(topic or None, tenant_id=ask.tenant(tenant_id))
+    found = registry(lambda: fleet_families(numbers, most))
+    text, media_type = rendered(found, ask.request.headers.get("accept", ""))
+    raise Instead(Response(text, headers={"Content-Type": media_type}))

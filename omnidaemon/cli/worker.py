@@ -18,8 +18,10 @@ from omnidaemon.app import App
 from omnidaemon.cli.options import Seconds
 from omnidaemon.errors import ConfigurationError, ImportStringError, InvalidSettings
 from omnidaemon.imports import import_string
+from omnidaemon.logs import set_up
 from omnidaemon.outcomes import shown
-from omnidaemon.settings import LOG_LEVELS, load_settings
+from omnidaemon.settings import LOG_FORMATS, LOG_LEVELS, LogFormat, load_settings
+from omnidaemon.worker.exporter import Port
 from omnidaemon.worker.process import Lifeline, run_worker
 from omnidaemon.worker.supervisor import Supervisor
 
@@ -52,6 +54,11 @@ logger = logging.getLogger("omnidaemon.worker")
     type=click.Choice(LOG_LEVELS, case_sensitive=False),
     help="What is logged.  [default: LOG_LEVEL, INFO]",
 )
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS, case_sensitive=False),
+    help="How lines look; auto is JSON, but text at a terminal.  [default: LOG_FORMAT, auto]",
+)
 @click.option("--api", is_flag=True, help="Serve the admin API too; exit 1 if its port is taken.")
 @click.option("--api-host", help="Where it listens.  [default: OMNIDAEMON_API_HOST, 127.0.0.1]")
 @click.option(
@@ -59,6 +66,16 @@ logger = logging.getLogger("omnidaemon.worker")
     type=click.IntRange(0, 65_535),
     help="Its port; 0 takes a free one.  [default: OMNIDAEMON_API_PORT, 8765]",
 )
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65_535),
+    help="Serve this worker's own metrics for Prometheus; exit 1 if the port is taken. Further "
+    "processes take the ports after it; 0 takes free ones.  [default: OMNIDAEMON_METRICS_PORT]",
+)
+@click.option(
+    "--metrics-host", help="Where it listens.  [default: OMNIDAEMON_METRICS_HOST, 127.0.0.1]"
+)
+@click.option("--slot", type=int, default=1, hidden=True, help="Which of a supervisor's processes.")
 @click.option("--lifeline", hidden=True, help="A supervisor's pipes.")
 @click.option("--resume", is_flag=True, hidden=True, help="Lift pauses, as for a person.")
 @click.option("--quiet", is_flag=True, hidden=True, help="Do not say which backends are used.")
@@ -69,9 +86,13 @@ def worker(
     grace: float | None,
     app_dir: Path,
     log_level: str | None,
+    log_format: LogFormat | None,
     api: bool,
     api_host: str | None,
     api_port: int | None,
+    metrics_port: int | None,
+    metrics_host: str | None,
+    slot: int,
     lifeline: str | None,
     resume: bool,
     quiet: bool,
@@ -87,12 +108,19 @@ def worker(
     resume = resume or (lifeline is None and sys.stdin is not None and sys.stdin.isatty())
     api = api or api_host is not None or api_port is not None
     if lifeline is None and (processes > 1 or reloading):
-        _configure_logging(log_level or load_settings().log_level)
+        settings = load_settings()
+        set_up(log_level or settings.log_level, log_format or settings.log_format)
         arguments = [target, "--app-dir", str(directory)]
-        if grace is not None:
-            arguments += ["--grace", str(grace)]
-        if log_level is not None:
-            arguments += ["--log-level", log_level]
+        passed_on = {
+            "--grace": grace,
+            "--log-level": log_level,
+            "--log-format": log_format,
+            "--metrics-port": metrics_port,
+            "--metrics-host": metrics_host,
+        }
+        for name, value in passed_on.items():
+            if value is not None:
+                arguments += [name, str(value)]
         supervisor = Supervisor(
             arguments,
             processes=processes,
@@ -100,7 +128,7 @@ def worker(
             reload_dir=directory if reloading else None,
         )
         with ExitStack() as stack:
-            if api or load_settings().api_enabled:
+            if api or settings.api_enabled:
                 # The app is loaded here too: it may have chosen its backends itself.
                 sys.path.insert(0, str(directory))
                 stack.enter_context(_serving_api(load_app(target), api, api_host, api_port))
@@ -108,9 +136,9 @@ def worker(
     sys.path.insert(0, str(directory))
     app = load_app(target)
     # After the app's module, which may have set logging up in its own way.
-    _configure_logging(log_level or app.settings.log_level)
+    set_up(log_level or app.settings.log_level, log_format or app.settings.log_format)
     if not quiet:
-        click.echo(f"OmniDaemon: {app.why}", err=True)
+        logger.info("OmniDaemon: %s", app.why)
     if lifeline is not None and app.transport.backend.startswith("memory:"):
         logger.warning(
             "events are kept in memory, which no other process sees: with --processes or --reload "
@@ -120,7 +148,22 @@ def worker(
         # A process that has a supervisor leaves this to it.
         if lifeline is None and (api or app.settings.api_enabled):
             stack.enter_context(_serving_api(app, api, api_host, api_port))
-        run_worker(app, grace=grace, resume=resume, lifeline=_lifeline(lifeline))
+        run_worker(
+            app,
+            grace=grace,
+            resume=resume,
+            lifeline=_lifeline(lifeline),
+            metrics=_metrics(app, metrics_host, metrics_port, slot),
+        )
+
+
+def _metrics(app: App, host: str | None, number: int | None, slot: int) -> Port | None:
+    """Where this process serves its metrics: the first at the port given, the next after it."""
+    found = app.settings.metrics_port if number is None else number
+    if found is None:
+        return None
+    place = app.settings.metrics_host if host is None else host
+    return Port(place, found + slot - 1 if found else 0, insisted=number is not None)
 
 
 @contextmanager
@@ -193,14 +236,3 @@ def _lifeline(text: str | None) -> Lifeline | None:
         return None
     ready, _, alive = text.partition(":")
     return Lifeline(int(ready), int(alive))
-
-
-def _configure_logging(level: str) -> None:
-    """Logs to standard error, unless the app has its own way."""
-    if not logging.getLogger().handlers:
-        logging.basicConfig(
-            level=level.upper(),
-            format="%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s",
-        )
-    logging.getLogger("omnidaemon").setLevel(level.upper())
-    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # the supervisor says it better

@@ -229,6 +229,7 @@ class Topic:
             lease=group.lease,
             paused=group.paused,
             seen=group.seen,
+            oldest=next((event.stored for event in self.slice(group.floor, group.floor + 1)), None),
         )
 
     def places(self, event_id: str) -> list[Place]:

@@ -77,7 +77,7 @@ class RedisInspection(Client):
         )
         if info is None:
             return None
-        lag, leased, waiting, letters, consumers, lease, paused, seen = info
+        lag, leased, waiting, letters, consumers, lease, paused, seen, oldest = info
         return GroupInfo(
             topic,
             name,
@@ -89,6 +89,7 @@ class RedisInspection(Client):
             lease / 1000,
             bool(paused),
             None if seen is None else int(seen) / 1000,
+            None if oldest is None else int(oldest) / 1000,
         )
 
     async def browse(self, topic: str, limit: int = 10) -> list[Event]:

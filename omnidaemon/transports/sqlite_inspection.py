@@ -40,7 +40,9 @@ SELECT name, :last - cursor,
     (SELECT count(*) FROM dead WHERE grp = g.id AND buried > :buried),
     (SELECT count(*) FROM members WHERE grp = g.id AND {LIVE}),
     coalesce((SELECT max(lease) FROM members WHERE grp = g.id AND {LIVE}), lease),
-    paused, max(seen, coalesce((SELECT max(seen) FROM members WHERE grp = g.id), seen))
+    paused, max(seen, coalesce((SELECT max(seen) FROM members WHERE grp = g.id), seen)),
+    (SELECT stored FROM events WHERE key = :base | coalesce(
+        (SELECT min(seq) FROM deliveries WHERE grp = g.id AND seq > 0), cursor + 1))
 FROM groups g WHERE topic = :topic AND NOT removed ORDER BY name
 """
 
@@ -130,12 +132,23 @@ class SQLiteInspection(Client):
             values = {
                 "topic": found.id,
                 "last": found.last,
+                "base": key(found, 0),
                 "now": self.clock(),
                 "buried": self._oldest_burial(),
             }
             return [
                 GroupInfo(
-                    topic, name, lag, leased, waiting, dead, consumers, lease, bool(paused), seen
+                    topic,
+                    name,
+                    lag,
+                    leased,
+                    waiting,
+                    dead,
+                    consumers,
+                    lease,
+                    bool(paused),
+                    seen,
+                    oldest,
                 )
                 for (
                     name,
@@ -147,6 +160,7 @@ class SQLiteInspection(Client):
                     lease,
                     paused,
                     seen,
+                    oldest,
                 ) in connection.execute(_GROUPS, values)
             ]
 

@@ -6,6 +6,7 @@ import logging
 import random
 import signal
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from msgspec import Raw
 
 from omnidaemon.agents import Agent
 from omnidaemon.app import CallNext, Middleware
-from omnidaemon.context import Context, Publish
+from omnidaemon.context import Context, Publish, current_run
 from omnidaemon.envelope import INTERNAL, MAX_HOPS, Envelope, Wire, decode, dump, encode, wire_of
 from omnidaemon.errors import DecodeError, OmniDaemonError, PayloadError
+from omnidaemon.logs import about
 from omnidaemon.messages import (
     Ack,
     Action,
@@ -36,11 +38,22 @@ from omnidaemon.messages import (
     Write,
 )
 from omnidaemon.outcomes import CRASH_LIMIT, Again, Cause, Dead, Done, Outcome, decide, describe
-from omnidaemon.records import RunRecord, RunStatus, metric, run_write, tenant_changes
+from omnidaemon.records import (
+    DURATIONS,
+    RunRecord,
+    RunStatus,
+    metric,
+    run_write,
+    tenant_changes,
+)
 from omnidaemon.stores.base import Store
+from omnidaemon.telemetry.runs import Runs
+from omnidaemon.telemetry.sending import created
+from omnidaemon.telemetry.signals import SECONDS, active
 from omnidaemon.transports.base import Subscription, Transport
 from omnidaemon.webhooks import hand_over
 from omnidaemon.worker.leases import Held
+from omnidaemon.worker.tally import Tally
 
 logger = logging.getLogger("omnidaemon.worker")
 
@@ -76,6 +89,7 @@ class Shared:
         wire: How replies are encoded.
         result_ttl: Seconds for which results are kept.
         max_message: Bytes a reply may have.
+        tally: Counts what is settled, for who asks this process itself; None if nobody does.
     """
 
     worker: str
@@ -88,6 +102,7 @@ class Shared:
     wire: Wire = "json"
     result_ttl: float = 86_400.0
     max_message: int = 1_000_000
+    tally: Tally | None = None
 
 
 _ACK = Ack()
@@ -114,10 +129,19 @@ class AgentConsumer:
         self._call = _composed(agent, shared.middleware)
         self._label = f"{agent.topic}/{agent.name}"
         self._recorded = not agent.topic.startswith(INTERNAL)
+        self._signals = active()
+        self._seen: Runs | None = None
+        if self._signals is not None:
+            self._seen = Runs(
+                self._signals, topic=agent.topic, agent=agent.name, worker=shared.worker
+            )
+            held.on_lost = self._seen.lease_lost
         self._atomic = shared.transport.backend == shared.store.backend
         self._processed = metric(self._label, "processed")
         self._failed = metric(self._label, "failed")
         self._dead = metric(self._label, "dead")
+        self._retried = metric(self._label, "retried")
+        self._durations = [metric(self._label, name) for name in DURATIONS]
         self._queue: deque[Delivery] = deque()
         self._parked: list[anyio.Event] = []
         self._outbox: list[Settlement] = []
@@ -152,6 +176,8 @@ class AgentConsumer:
                     self._settle_until = anyio.current_time() + SETTLE_SECONDS
                 self._ended = True
                 self._finished.set()
+        if self._seen is not None:
+            self._seen.close()
 
     def stop(self) -> None:
         """Receives nothing more, hands back what has not started, lets the rest finish."""
@@ -203,6 +229,8 @@ class AgentConsumer:
                 self._queue.extend(deliveries)
                 self._stalled_from = anyio.current_time()
                 self._pace.saw(deliveries)
+                if self._seen is not None:
+                    self._seen.received(len(deliveries))
                 self._wake_one()
                 await checkpoint()  # what came starts before more is asked for
 
@@ -264,6 +292,7 @@ class AgentConsumer:
             while not self._queue:
                 if self._stopping:
                     return
+                current_run.set(None)
                 await self._park()
                 yielded = time.perf_counter()
             delivery = self._queue.popleft()
@@ -279,6 +308,8 @@ class AgentConsumer:
                 raise
             finally:
                 self.running -= 1
+                if self._seen is not None:
+                    self._seen.ended(delivery)
             self._finish(settlement)
             now = time.perf_counter()
             self._pace.finished(now - started)
@@ -308,10 +339,7 @@ class AgentConsumer:
         try:
             envelope = decode(delivery.body)
         except DecodeError as error:
-            return self._unread(delivery, describe(error))
-        refused = self._refuse(delivery, envelope)
-        if refused is not None:
-            return self._settlement(delivery, envelope, Dead(refused), started, ran=False)
+            return self._unread(delivery, error)
         ctx = Context(
             envelope,
             agent=self.agent.name,
@@ -322,6 +350,15 @@ class AgentConsumer:
             worker=self._shared.worker,
             wire=wire_of(delivery.body),
         )
+        current_run.set(ctx)
+        if self._seen is not None:
+            self._seen.start(delivery, envelope)
+        refused = self._refuse(delivery, envelope)
+        if refused is not None:
+            dead = Dead(refused)
+            if self._seen is not None:
+                self._seen.decided(delivery, dead, None)
+            return self._settlement(delivery, envelope, dead, started, ran=False)
         try:
             value = await self._call(ctx)
             result = dump(value, what="result")
@@ -370,6 +407,8 @@ class AgentConsumer:
             headers=envelope.headers,
             hops=envelope.hops + 1,
         )
+        if self._signals is not None:
+            caused = created(self._signals, caused)
         body = encode(caused, wire)
         if len(body) > self._shared.max_message:
             raise PayloadError(
@@ -384,6 +423,8 @@ class AgentConsumer:
         self, delivery: Delivery, envelope: Envelope, error: BaseException, started: float
     ) -> Settlement:
         outcome = decide(self.agent.policy, delivery.attempt, error, random.random())
+        if self._seen is not None:
+            self._seen.decided(delivery, outcome, error)
         if isinstance(outcome, Again) and not outcome.charged:  # it was no run: nothing to record
             return Settlement(delivery, RetryAfter(outcome.delay, charged=False))
         return self._settlement(delivery, envelope, outcome, started)
@@ -408,7 +449,8 @@ class AgentConsumer:
         counts = [self._processed]
         if isinstance(outcome, Again):
             cause, retry_at = outcome.cause, now + outcome.delay
-            action, status, counts = RetryAfter(outcome.delay), "failed", [self._failed]
+            action, status = RetryAfter(outcome.delay), "failed"
+            counts = [self._failed, self._retried]
         elif isinstance(outcome, Dead):
             cause, status = outcome.cause, "dead"
             action = Bury(self._reason(delivery, cause, now)) if outcome.keep else _ACK
@@ -417,6 +459,7 @@ class AgentConsumer:
             self._log(delivery, outcome, cause)
         if ran:
             counts.append(metric(self._label, "seconds", seconds))
+            counts.append(self._durations[bisect_left(SECONDS, seconds)])
         if not self._recorded:
             return Settlement(delivery, action, replies, tuple(counts))
         if envelope.webhook is not None and not isinstance(outcome, Again):
@@ -447,9 +490,21 @@ class AgentConsumer:
             changes += tenant_changes(record, ttl, counts)
         return Settlement(delivery, action, replies, changes, envelope.id, write.value)
 
-    def _unread(self, delivery: Delivery, cause: Cause) -> Settlement:
+    def _unread(self, delivery: Delivery, error: DecodeError) -> Settlement:
         """What cannot be decoded has no task id that could be trusted: a dead letter alone."""
-        self._log(delivery, Dead(cause), cause)
+        cause = describe(error)
+        if self._seen is not None:
+            self._seen.start(delivery, None)
+            self._seen.decided(delivery, Dead(cause), None)
+        current_run.set(None)
+        # What it says quotes the event, and is for those who look at the dead letter.
+        logger.error(
+            "agent %r on %r: event %s is no envelope that can be read; a dead letter",
+            self.agent.name,
+            self.agent.topic,
+            delivery.id,
+            extra=about(delivery),
+        )
         reason = self._reason(delivery, cause, time.time())
         return Settlement(delivery, Bury(reason), changes=(self._dead,), notice=delivery.id)
 
@@ -528,13 +583,17 @@ class AgentConsumer:
             left: list[Settlement] = []
             trouble: OmniDaemonError | None = None
             for part in parts:
+                began, failure = time.perf_counter(), None
                 try:
                     verdicts = await settle(part)
                 except OmniDaemonError as error:
                     trouble = error
+                    failure = type(error).__name__
                     left += part
                 else:
                     self._settled(part, verdicts)
+                if self._seen is not None:
+                    self._seen.settling(time.perf_counter() - began, failure)
             self._shared.trouble(what, None if trouble is None else str(trouble))
             batch = left
             self._failing = bool(batch)
@@ -548,6 +607,10 @@ class AgentConsumer:
             delivery = settlement.delivery
             self.held.drop(delivery)
             self.buried |= isinstance(settlement.action, Bury)
+            if self._shared.tally is not None:
+                self._shared.tally.settled(settlement, verdict)
+            if self._seen is not None:
+                self._seen.settled(settlement, verdict)
             if verdict == "lost" and not isinstance(settlement.action, Release):
                 logger.warning(
                     "agent %r on %r, event %s: its lease had gone to another worker, so nothing of "
@@ -555,6 +618,7 @@ class AgentConsumer:
                     self.agent.name,
                     self.agent.topic,
                     delivery.id,
+                    extra=about(delivery),
                 )
 
     def _settle_apart(self) -> Callable[[list[Settlement]], Awaitable[Sequence[Verdict]]]:

@@ -17,6 +17,7 @@ import anyio
 
 from omnidaemon.drivers.bell import Bell
 from omnidaemon.errors import OmniDaemonError
+from omnidaemon.logs import about
 from omnidaemon.messages import Consumer, Delivery
 from omnidaemon.transports.base import Transport
 
@@ -28,13 +29,18 @@ RETRY_SECONDS = 0.5
 
 
 class Held:
-    """What one subscription holds and must not lose: from receiving to settling."""
+    """What one subscription holds and must not lose: from receiving to settling.
+
+    Attributes:
+        on_lost: Told of what is another's now, in the thread that renews.
+    """
 
     def __init__(self, consumer: Consumer) -> None:
         self.consumer = consumer
         self._deliveries: dict[Hashable, Delivery] = {}
         self._missed: set[Hashable] = set()
         self.renew_at = 0.0
+        self.on_lost: Callable[[Delivery], None] | None = None
 
     def add(self, deliveries: Iterable[Delivery]) -> None:
         """These are held from now on."""
@@ -163,7 +169,10 @@ class LeaseKeeper:
                     consumer.group,
                     consumer.topic,
                     delivery.id,
+                    extra=about(delivery),
                 )
+                if held.on_lost is not None:
+                    held.on_lost(delivery)
 
         return await self._try("leases", renew, consumer.lease / 3)
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import FrameType
 
@@ -19,6 +19,8 @@ from msgspec import Struct
 
 from omnidaemon.app import App
 from omnidaemon.drivers.bell import loop_caller
+from omnidaemon.worker.exporter import Port, exporting
+from omnidaemon.worker.tally import Tally
 from omnidaemon.worker.worker import Worker
 
 logger = logging.getLogger("omnidaemon.worker")
@@ -44,7 +46,12 @@ class Lifeline(Struct, frozen=True):
 
 
 def run_worker(
-    app: App, *, grace: float | None, resume: bool, lifeline: Lifeline | None = None
+    app: App,
+    *,
+    grace: float | None,
+    resume: bool,
+    lifeline: Lifeline | None = None,
+    metrics: Port | None = None,
 ) -> None:
     """Runs the app's agents until a signal ends it; the whole of a worker process's life.
 
@@ -52,7 +59,8 @@ def run_worker(
     process as it stands.
 
     Raises:
-        ConfigurationError: The app has no agents, or a backend is not usable.
+        ConfigurationError: The app has no agents, a backend is not usable, or metrics are insisted
+            on and cannot be served.
         TransportError: The transport could not be opened.
         StoreError: The store could not be opened.
     """
@@ -61,13 +69,25 @@ def run_worker(
     # default of 5 ms, and 33,571 with this.
     sys.setswitchinterval(0.0005)
     uvloop = importlib.util.find_spec("uvloop") is not None
-    anyio.run(partial(_serve, app, grace, resume, lifeline), backend_options={"use_uvloop": uvloop})
+    anyio.run(
+        partial(_serve, app, grace, resume, lifeline, metrics),
+        backend_options={"use_uvloop": uvloop},
+    )
     _leave_threads()
 
 
-async def _serve(app: App, grace: float | None, resume: bool, lifeline: Lifeline | None) -> None:
-    worker = Worker(app, grace=grace, resume=resume)
-    with _signals_stop(worker):
+async def _serve(
+    app: App,
+    grace: float | None,
+    resume: bool,
+    lifeline: Lifeline | None,
+    metrics: Port | None,
+) -> None:
+    tally = None if metrics is None else Tally()
+    worker = Worker(app, grace=grace, resume=resume, tally=tally)
+    with _signals_stop(worker), ExitStack() as stack:
+        if metrics is not None and tally is not None:
+            stack.enter_context(exporting(worker, tally, metrics))
         async with anyio.create_task_group() as group:
             if lifeline is not None:
                 group.start_soon(_report_ready, worker, lifeline.ready)

@@ -233,6 +233,8 @@ class Supervisor:
             arguments.append("--resume")
         if slot > 1 or not first:
             arguments.append("--quiet")
+        if slot > 1:
+            arguments += ["--slot", str(slot)]
         async with self._nursery.start(arguments, env=self._env) as child:
             self._children.add(child)
             if self._stop.is_set():  # while it was being started

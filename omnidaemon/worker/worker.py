@@ -9,7 +9,7 @@ import socket
 import time
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -20,11 +20,12 @@ from omnidaemon.envelope import INTERNAL
 from omnidaemon.errors import ConfigurationError, StoreError, TransportError
 from omnidaemon.outcomes import shown
 from omnidaemon.posting import HttpSender, Sender
-from omnidaemon.records import BEAT_SECONDS, AgentRecord, Roster, WorkerRecord
+from omnidaemon.records import BEAT_SECONDS, AgentRecord, Roster, WorkerRecord, WorkerState
 from omnidaemon.webhook_rules import signing_keys
 from omnidaemon.webhooks import webhook_agent
 from omnidaemon.worker.consumer import SETTLE_SECONDS, AgentConsumer, Shared
 from omnidaemon.worker.leases import LeaseKeeper
+from omnidaemon.worker.tally import Tally
 
 logger = logging.getLogger("omnidaemon.worker")
 
@@ -42,6 +43,7 @@ class Worker:
         grace: Seconds that running handlers get after `stop`; None takes the settings'.
         resume: True lifts pauses of the app's agents, as a person who starts a worker expects.
         post: What makes one attempt to post to a webhook; over HTTP by default.
+        tally: Counts what this worker settles; None if nobody asks.
     """
 
     def __init__(
@@ -51,12 +53,14 @@ class Worker:
         grace: float | None = None,
         resume: bool = False,
         post: Sender | None = None,
+        tally: Tally | None = None,
     ) -> None:
         self.id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
         self._app = app
         self._grace = grace
         self._resume = resume
         self._post = post
+        self._tally = tally
         self._started_at = time.time()
         self._consumers: list[AgentConsumer] = []
         self._group: TaskGroup | None = None
@@ -92,6 +96,19 @@ class Worker:
     def agents(self) -> list[Agent]:
         """Those whose groups it has joined."""
         return [consumer.agent for consumer in tuple(self._consumers)]
+
+    @property
+    def running(self) -> dict[tuple[str, str], int]:
+        """Runs in progress, by topic and agent; may be asked from another thread."""
+        consumers = tuple(self._consumers)
+        return {(one.agent.topic, one.agent.name): one.running for one in consumers}
+
+    @property
+    def state(self) -> WorkerState:
+        """Running, draining, or degraded while its backends fail it."""
+        if self._stopping.is_set():
+            return "draining"
+        return "degraded" if self._troubles else "running"
 
     async def add(self, agent: Agent) -> None:
         """Serves one more agent from now on; returns once its group is joined.
@@ -222,6 +239,7 @@ class Worker:
             wire=app.settings.wire,
             result_ttl=app.settings.result_ttl,
             max_message=app.settings.max_message,
+            tally=self._tally,
         )
 
     async def _join(self, stack: AsyncExitStack, agent: Agent) -> AgentConsumer:
@@ -354,12 +372,7 @@ class Worker:
             self._troubles[what] = text
 
     def _record(self) -> WorkerRecord:
-        state: Literal["running", "draining", "degraded"] = "running"
         troubles = dict(self._troubles)  # another thread writes while this one reads
-        if self._stopping.is_set():
-            state = "draining"
-        elif troubles:
-            state = "degraded"
         return WorkerRecord(
             id=self.id,
             app=self._app.name,
@@ -367,7 +380,7 @@ class Worker:
             pid=os.getpid(),
             started_at=self._started_at,
             beat_at=time.time(),
-            state=state,
+            state=self.state,
             detail="; ".join(f"{what}: {text}" for what, text in troubles.items()),
             agents=[f"{agent.topic}/{agent.name}" for agent in self._app.agents],
             running=self._running,

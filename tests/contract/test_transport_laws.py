@@ -1107,6 +1107,43 @@ async def test_a_group_says_how_far_it_is(backend: Backend) -> None:
     assert topic.size == 6 * len(b"body of a")
 
 
+async def test_a_group_says_when_its_oldest_unsettled_event_was_stored(backend: Backend) -> None:
+    transport = backend.transport()
+    stored = {}
+    for name in "abc":
+        await transport.publish(*backend.messages(name))
+        [newest, *_] = await transport.browse("orders")
+        stored[newest.id] = newest.stored
+        await backend.elapse(0.01)
+    assert stored["a"] < stored["b"] < stored["c"]
+    async with transport.subscribe("orders", "mail", lease=backend.lease) as mail:
+
+        async def oldest() -> str | None:
+            at = (await backend.group()).oldest
+            return None if at is None else next(name for name in "abc" if stored[name] == at)
+
+        assert await oldest() == "a"  # never handed out
+        a, b = await mail.receive(2, wait=0)
+        await backend.settle(mail, [b])
+        assert await oldest() == "a"  # leased
+        await backend.settle(mail, [a], RetryAfter(3600.0))
+        assert await oldest() == "a"  # waiting
+        async with transport.subscribe("orders", "bill", lease=backend.lease, start="new"):
+            assert (await backend.group("bill")).oldest is None
+        [c] = await mail.receive(2, wait=0)
+        await backend.settle(mail, [c], Bury(b"no"))
+        assert await oldest() == "a"
+    await transport.remove_group("orders", "mail")
+    async with transport.subscribe("orders", "mail", lease=backend.lease, start="oldest") as mail:
+        a, b = await mail.receive(2, wait=0)
+        await backend.settle(mail, [a, b])
+        assert await oldest() == "c"
+        await backend.settle(mail, await mail.receive(2, wait=0), Bury(b"no"))
+        assert await oldest() is None
+        assert await transport.replay("orders", "mail") == 2
+        assert await oldest() is None  # it has been settled once, however old it is
+
+
 async def test_locate_knows_every_state(backend: Backend) -> None:
     transport = backend.transport()
     assert await transport.locate("a") == []

@@ -83,7 +83,7 @@ class Workers:
 
     async def ready(self) -> None:
         """Waits until each that was started has said that it is ready."""
-        await self.said(" is ready\n", len(self._started))
+        await self.said(" is ready", len(self._started))
 
     def check(self) -> None:
         """Fails if one has ended by itself."""

@@ -23,7 +23,7 @@ from tests.process.cutting_proxy import CuttingProxy
 from tests.redis.servers import RedisServer, binaries
 
 SECONDS = 15.0
-OURS = ("OMNIDAEMON_", "EVENT_BUS_", "STORAGE_", "REDIS_", "JSON_STORAGE_", "LOG_LEVEL")
+OURS = ("OMNIDAEMON_", "EVENT_BUS_", "STORAGE_", "REDIS_", "JSON_STORAGE_", "LOG_")
 
 
 def environment(**changes: str) -> dict[str, str]:

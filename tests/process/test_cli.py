@@ -173,7 +173,7 @@ def test_a_backend_that_cannot_be_used_is_one_line_that_names_it(
     (tmp_path / "shop.py").write_text(SHOP, "utf-8")
     ended = run(*command, OMNIDAEMON_SQLITE=unusable)
     assert ended.returncode == 1
-    errors = [line for line in ended.stderr.splitlines() if not line.startswith("OmniDaemon:")]
+    errors = [line for line in ended.stderr.splitlines() if "OmniDaemon:" not in line]
     assert len(errors) == 1, ended.stderr
     assert errors[0].startswith("omnidaemon: error: ")
     assert str(tmp_path / "place") in errors[0]

@@ -115,7 +115,7 @@ def gone(pid: int) -> bool:
 def test_the_first_line_says_which_backend_was_chosen_and_why(start: Any) -> None:
     worker = start("worker", "shop:app")
     worker.line("is ready")
-    assert worker.lines[0] == (
+    assert json.loads(worker.lines[0])["message"] == (
         "OmniDaemon: EVENT_BUS_TYPE is not set and REDIS_URL neither: the embedded SQLite file "
         ".omnidaemon_data/omnidaemon.db, results in it too"
     )

@@ -359,7 +359,7 @@ async def test_what_agents_have_done_is_counted_for_people_and_for_prometheus() 
         by_accept = await http.get("/metrics", headers={"Accept": "text/plain"})
         assert by_path.text == by_accept.text
         assert by_path.headers["content-type"].startswith("text/plain; version=0.0.4")
-        line = 'omnidaemon_tasks_processed_total{topic="orders",agent="charge"} 1'
+        line = 'omnidaemon_tasks_processed_total{agent="charge",topic="orders"} 1.0'
         assert line in by_path.text.splitlines()
 
 

@@ -326,7 +326,10 @@ async def test_a_key_of_a_tenant_sees_its_own_tasks_and_numbers_alone() -> None:
             numbers = (await http.get("/metrics")).json()
             assert numbers.keys() == {"orders"}
             assert numbers["orders"]["charge"]["tasks_processed"] == 1
-            assert " 1\n" in (await http.get("/metrics/prometheus")).text
+            text = (await http.get("/metrics/prometheus")).text
+            assert text == (await http.get("/metrics", headers={"Accept": "text/plain"})).text
+            assert 'processed_total{agent="charge",topic="orders"} 1.0\n' in text
+            assert not [word for word in ("mails", "lag", "workers", "webhook") if word in text]
             assert (await http.get("/metrics?tenant_id=b")).status_code == 403
         async with client(admin, "a-admin-key") as http:
             assert (await http.delete(f"/tasks/{foreign.id}")).status_code == 403

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from functools import partial
 from typing import Annotated, Any, TypedDict
 
@@ -89,6 +90,53 @@ async def test_content_that_does_not_fit_is_rejected_with_the_reason(content, wi
 
     with pytest.raises(Reject, match="does not fit Order"):
         await run(handler, content, wire)
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Shirt(msgspec.Struct, tag="shirt"):
+    colour: Colour = Colour.RED
+
+
+class Hat(msgspec.Struct, tag="hat"):
+    colour: Colour = Colour.RED
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "said"),
+    [
+        (Order, {"id": 5, "total": "s3cret"}, r"Expected `str`, got `int` - at `\$\.id`$"),
+        (Shirt, {"type": "shirt", "colour": "s3cret - at `$`"}, r"enum value - at `\$\.colour`$"),
+        (Shirt | Hat, {"type": "s3cret"}, r"Invalid value - at `\$\.type`$"),
+        (Colour, "s3cret", r"Invalid enum value$"),
+    ],
+)
+async def test_the_reason_says_where_and_not_which_value(kind, content, said):
+    async def handler(content) -> None: ...
+
+    handler.__annotations__["content"] = kind
+    with pytest.raises(Reject, match=said) as caught:
+        await run(handler, content)
+    assert "s3cret" not in str(caught.value)
+
+
+async def test_the_reason_of_a_pydantic_model_says_where_and_not_which_value():
+    pydantic = pytest.importorskip("pydantic")
+
+    class Model(pydantic.BaseModel):
+        id: int
+        colour: Colour
+
+    async def handler(content) -> None: ...
+
+    handler.__annotations__["content"] = list[Model]
+    with pytest.raises(Reject) as caught:
+        await run(handler, [{"id": "s3cret", "colour": "s3cret"}])
+    assert "s3cret" not in str(caught.value)
+    assert "valid integer" in str(caught.value)
+    assert "at `$.0.colour`" in str(caught.value)
 
 
 async def test_context_and_envelope_come_by_annotation_in_any_order():

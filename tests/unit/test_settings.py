@@ -150,6 +150,7 @@ class TestValues:
             ("REDIS_KEY_PREFIX", "shop", "redis_key_prefix", "shop"),
             ("OMNIDAEMON_WIRE", "MsgPack", "wire", "msgpack"),
             ("LOG_LEVEL", "debug", "log_level", "DEBUG"),
+            ("LOG_FORMAT", "JSON", "log_format", "json"),
             ("OMNIDAEMON_API_ENABLED", "true", "api_enabled", True),
             ("OMNIDAEMON_API_ENABLED", "ON", "api_enabled", True),
             ("OMNIDAEMON_API_ENABLED", "1", "api_enabled", True),

@@ -1,0 +1,1 @@
+"""OpenTelemetry: spans and metrics of sending and of running, where somebody collects them."""
