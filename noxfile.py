@@ -152,6 +152,9 @@ def lowest(session: nox.Session) -> None:
     wanted = [
         *PROJECT["project"]["dependencies"],
         *PROJECT["project"]["optional-dependencies"]["reload"],
+        *PROJECT["project"]["optional-dependencies"]["metrics"],
+        # The packages of one release of OpenTelemetry only go together.
+        *(line for line in PROJECT["dependency-groups"]["test"] if "opentelemetry" in line),
     ]
     session.install(*[line.replace(">=", "==") for line in wanted])
     run_tests(session, *existing("tests/unit", "tests/contract", "tests/docs"))

@@ -25,6 +25,7 @@ from omnidaemon.records import (
     Roster,
     checked_limit,
 )
+from omnidaemon.run_index import CAUSES, CORRELATIONS, FAILURES
 from omnidaemon.views import (
     AgentState,
     BusStats,
@@ -42,7 +43,10 @@ MOST = 10_000
 Clearable = Literal["agents", "results", "metrics", "all"]
 _COLLECTIONS = {"agents": AGENTS, "results": RESULTS, "metrics": METRICS}
 # What finds and counts them per tenant goes with them.
-_SHARES = {"results": TENANT_RESULTS, "metrics": TENANT_METRICS}
+_SHARES = {
+    "results": (TENANT_RESULTS, CAUSES, CORRELATIONS, FAILURES),
+    "metrics": (TENANT_METRICS,),
+}
 
 
 class Fleet:
@@ -299,7 +303,8 @@ class Fleet:
             raise InvalidSettings(f"{what!r} cannot be cleared: agents, results, metrics or all")
         chosen = {**_COLLECTIONS, "config": CONFIG} if what == "all" else {what: _COLLECTIONS[what]}
         for name in _SHARES.keys() & chosen.keys():
-            await self._app.store.clear(_SHARES[name])
+            for share in _SHARES[name]:
+                await self._app.store.clear(share)
         return {name: await self._app.store.clear(where) for name, where in chosen.items()}
 
     async def set_config(self, key: str, value: Any) -> None:

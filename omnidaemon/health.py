@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import anyio
@@ -15,6 +16,7 @@ from omnidaemon.errors import OmniDaemonError
 from omnidaemon.messages import GroupInfo
 from omnidaemon.records import Roster, WorkerRecord
 from omnidaemon.stores.base import Store
+from omnidaemon.together import together
 from omnidaemon.transports.base import Transport
 
 FORGOTTEN_SECONDS = 86_400.0
@@ -96,22 +98,8 @@ def is_forgotten(group: GroupInfo) -> bool:
 
 
 async def groups_of(transport: Transport, topics: Sequence[str]) -> list[list[GroupInfo]]:
-    """The groups of each topic, asked for together: one after another each is a round trip."""
-    found: dict[str, list[GroupInfo]] = {}
-    failed: list[OmniDaemonError] = []
-
-    async def ask(topic: str) -> None:
-        try:
-            found[topic] = await transport.groups(topic)
-        except OmniDaemonError as error:
-            failed.append(error)
-
-    async with anyio.create_task_group() as group:
-        for topic in topics:
-            group.start_soon(ask, topic)
-    if failed:
-        raise failed[0]
-    return [found[topic] for topic in topics]
+    """The groups of each topic."""
+    return await together(partial(transport.groups, topic) for topic in topics)
 
 
 @dataclass

@@ -146,7 +146,8 @@ def set_up(level: str, form: LogFormat) -> None:
         form: How lines look.
     """
     root = logging.getLogger()
-    if not root.handlers:
+    # One of OpenTelemetry's sends lines elsewhere, and shows them to nobody here.
+    if all(type(own).__module__.startswith("opentelemetry.") for own in root.handlers):
         root.addHandler(make_handler(form))
         root.setLevel(level.upper())
     logging.getLogger("omnidaemon").setLevel(level.upper())

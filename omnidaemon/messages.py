@@ -171,12 +171,15 @@ class Record(Struct, frozen=True, gc=False):
         value: Its bytes.
         label: What it is listed by.
         written: Unix time of the last write, in seconds.
+        place: Its place in the order of writing, for `browse` to go on from, which alone gives
+            it; as the backend writes it.
     """
 
     key: str
     value: bytes
     label: str | None
     written: float
+    place: str = ""
 
 
 class TopicInfo(Struct, frozen=True, gc=False):

@@ -36,6 +36,37 @@ RunStatus = Literal["succeeded", "failed", "dead"]
 WorkerState = Literal["running", "draining", "degraded"]
 
 
+class Attempt(Struct, frozen=True, omit_defaults=True):
+    """A run that has ended, as the record of a later run of the same task remembers it.
+
+    Attributes:
+        attempt: Which run it was, from 1; it begins anew with a replay.
+        replays: How often the event had come back from the dead letters.
+        status: How it ended.
+        started_at: Unix time, in seconds.
+        finished_at: Unix time, in seconds.
+        cause: Why it failed, without its traceback.
+        retry_at: Unix time from which it was to run again, if it was.
+        worker: Where it ran.
+        crashes: How many workers had vanished with the event by then.
+    """
+
+    attempt: int
+    replays: int
+    status: RunStatus
+    started_at: float
+    finished_at: float
+    cause: Cause | None = None
+    retry_at: float | None = None
+    worker: str = ""
+    crashes: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.finished_at - self.started_at
+
+
 class RunRecord(Struct, frozen=True, omit_defaults=True):
     """What one agent made of one task: its latest run, as stored.
 
@@ -54,6 +85,10 @@ class RunRecord(Struct, frozen=True, omit_defaults=True):
         worker: Where it ran.
         correlation_id: As in the envelope.
         tenant_id: As in the envelope.
+        causation_id: As in the envelope.
+        source: As in the envelope.
+        crashes: How many workers vanished with the event since it was last charged or replayed.
+        history: Its earlier runs, the oldest first; the latest of them if there were many.
     """
 
     task_id: str
@@ -70,6 +105,10 @@ class RunRecord(Struct, frozen=True, omit_defaults=True):
     worker: str = ""
     correlation_id: str | None = None
     tenant_id: str | None = None
+    causation_id: str | None = None
+    source: str | None = None
+    crashes: int = 0
+    history: tuple[Attempt, ...] = ()
 
     @property
     def value(self) -> Any:
@@ -96,6 +135,8 @@ class WorkerRecord(Struct, frozen=True, omit_defaults=True):
         detail: What fails, when degraded.
         agents: Its agents as "topic/name".
         running: Runs in progress.
+        leases: Deliveries it holds: what runs, what is next, what is not settled yet.
+        slots: Runs that it does at once, at most.
     """
 
     id: str
@@ -108,6 +149,8 @@ class WorkerRecord(Struct, frozen=True, omit_defaults=True):
     detail: str = ""
     agents: list[str] = field(default_factory=list)
     running: int = 0
+    leases: int = 0
+    slots: int = 0
 
 
 class AgentRecord(Struct, frozen=True, omit_defaults=True):
@@ -184,7 +227,7 @@ _run = msgspec.json.Decoder(RunRecord)
 
 def run_write(record: RunRecord, ttl: float) -> Write:
     """The change that keeps a run's record for `ttl` seconds."""
-    return Write(RESULTS, _run_key(record), _encode(record), record.topic, ttl)
+    return Write(RESULTS, run_key(record), _encode(record), record.topic, ttl)
 
 
 def read_run(value: bytes) -> RunRecord | None:
@@ -201,21 +244,25 @@ def tenant_changes(
     """What a tenant's run changes besides: where its lists find it, and its counters."""
     if not record.tenant_id:
         return ()
-    key = _run_key(record)
+    key = run_key(record)
     share = f"{quote(record.tenant_id, safe='')}/"
     return (
-        Write(TENANT_RESULTS, f"*{key}", b"", _tenant_label(record.tenant_id, None), ttl),
-        Write(TENANT_RESULTS, f"={key}", b"", _tenant_label(record.tenant_id, record.topic), ttl),
+        Write(TENANT_RESULTS, f"*{key}", b"", tenant_label(record.tenant_id, None), ttl),
+        Write(TENANT_RESULTS, f"={key}", b"", tenant_label(record.tenant_id, record.topic), ttl),
         *(Count(TENANT_METRICS, share + one.key, one.field, one.amount) for one in counts),
     )
 
 
-def _run_key(record: RunRecord) -> str:
+def run_key(record: RunRecord) -> str:
+    """Its key among the results; no part of it holds a slash."""
     return f"{record.task_id}/{record.topic}/{record.agent}"
 
 
-def _tenant_label(tenant_id: str, topic: str | None) -> str:
-    """A topic holds no slash, so no two tenants and topics come to one label."""
+def tenant_label(tenant_id: str, topic: str | None) -> str:
+    """What a tenant's runs, of one topic or of all, are listed by.
+
+    A topic holds no slash, so no two tenants and topics come to one label.
+    """
     return f"{topic or ''}/{tenant_id}"
 
 
@@ -227,7 +274,7 @@ class Results:
 
     async def of_task(self, task_id: str) -> list[RunRecord]:
         """All agents' records of the task, the newest first."""
-        return _runs(await self._store.browse(RESULTS, prefix=f"{task_id}/"))
+        return runs_in(await self._store.browse(RESULTS, prefix=f"{task_id}/"))
 
     async def newest(
         self, topic: str | None = None, limit: int = 100, *, tenant_id: str | None = None
@@ -235,11 +282,11 @@ class Results:
         """The newest records, of one topic or of all, of one tenant or of all."""
         checked_limit(limit)
         if tenant_id is None:
-            return _runs(await self._store.browse(RESULTS, label=topic, limit=limit))
-        label = _tenant_label(tenant_id, topic)
+            return runs_in(await self._store.browse(RESULTS, label=topic, limit=limit))
+        label = tenant_label(tenant_id, topic)
         index = await self._store.browse(TENANT_RESULTS, label=label, limit=limit)
         found = await self._store.read(RESULTS, *(entry.key[1:] for entry in index))
-        runs = _runs(record for record in found if record is not None)
+        runs = runs_in(record for record in found if record is not None)
         return [run for run in runs if run.tenant_id == tenant_id]  # an id may be used again
 
     async def remove(self, task_id: str) -> int:
@@ -250,7 +297,7 @@ class Results:
         return count
 
 
-def _runs(records: Iterable[Record]) -> list[RunRecord]:
+def runs_in(records: Iterable[Record]) -> list[RunRecord]:
     """The records as values; one that cannot be read says so, and hides none of the others."""
     found = []
     for record in records:

@@ -14,6 +14,7 @@ from omnidaemon.errors import DecodeError, ResultTimeout, TaskFailed, TaskNotFou
 from omnidaemon.messages import Place
 from omnidaemon.outcomes import Cause
 from omnidaemon.records import Results, RunRecord, read_run
+from omnidaemon.run_index import RunIndex
 from omnidaemon.stores.base import Store
 from omnidaemon.transports.base import Transport, Watch
 
@@ -51,11 +52,16 @@ class Task(Struct, frozen=True):
 
 
 class Tasks:
-    """Looks tasks up and waits for them; what is pending or running comes from the transport."""
+    """Looks tasks up and waits for them; what is pending or running comes from the transport.
+
+    Attributes:
+        index: Finds runs by what they have in common.
+    """
 
     def __init__(self, transport: Transport, store: Store) -> None:
         self._transport = transport
         self._results = Results(store)
+        self.index = RunIndex(store)
 
     async def get(self, task_id: str, topic: str | None = None) -> Task:
         """The task as it stands; `topic` matters only if the id was used on several.
@@ -64,7 +70,7 @@ class Tasks:
             TaskNotFound: No event, record or dead letter has this id (any more).
         """
         # Places first: a run that settles in between shows up in both, never in neither.
-        places = await self._transport.locate(task_id)
+        places = await self._transport.locate(task_id, topic)
         runs = await self._results.of_task(task_id)
         if topic is None:
             topic = next((t for t in [p.topic for p in places] + [r.topic for r in runs]), "")
@@ -101,6 +107,8 @@ class Tasks:
 
     async def remove(self, task_id: str) -> int:
         """Removes the task's records; returns how many there were."""
+        # First what leads to them, which their content tells.
+        await self.index.forget(await self._results.of_task(task_id))
         return await self._results.remove(task_id)
 
     async def result(
@@ -180,9 +188,8 @@ class Tasks:
         run = task.runs.get(agent)
         if run is not None and run.cause is not None:
             return f"{run.cause.type}: {run.cause.message}"
-        for letter in await self._transport.dead_letters(task.topic, agent, limit=1_000):
-            if letter.id == task.id:
-                return _cause_in(letter.reason)
+        for letter in await self._transport.dead_letters(task.topic, agent, event_id=task.id):
+            return _cause_in(letter.reason)
         return "its group was removed"
 
     async def _why_waiting(self, topic: str) -> str:

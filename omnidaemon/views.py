@@ -10,7 +10,7 @@ from msgspec import Struct
 from omnidaemon.envelope import Envelope, decode, load, wire_of
 from omnidaemon.errors import DecodeError
 from omnidaemon.messages import DeadLetter, Event, GroupInfo, TopicInfo
-from omnidaemon.records import AgentRecord, RunRecord, iso
+from omnidaemon.records import AgentRecord, Attempt, RunRecord, iso
 from omnidaemon.tasks import Task, states
 
 
@@ -249,6 +249,7 @@ def task_public(task: Task) -> dict[str, Any]:
         "timestamp": iso(latest.finished_at) if latest else None,
         "correlation_id": latest.correlation_id if latest else None,
         "tenant_id": latest.tenant_id if latest else None,
+        "causation_id": latest.causation_id if latest else None,
         "agents": {
             name: {**run_public(task.runs[name]), "status": status}
             if name in task.runs
@@ -277,6 +278,24 @@ def run_public(run: RunRecord) -> dict[str, Any]:
         "worker": run.worker,
         "correlation_id": run.correlation_id,
         "tenant_id": run.tenant_id,
+        "causation_id": run.causation_id,
+        "source": run.source,
+        "history": [_attempt_public(attempt) for attempt in run.history],
+    }
+
+
+def _attempt_public(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "attempt": attempt.attempt,
+        "replays": attempt.replays,
+        "status": attempt.status,
+        "error": attempt.cause,
+        "started_at": iso(attempt.started_at),
+        "finished_at": iso(attempt.finished_at),
+        "seconds": round(attempt.seconds, 6),
+        "retry_at": None if attempt.retry_at is None else iso(attempt.retry_at),
+        "worker": attempt.worker,
+        "crashes": attempt.crashes,
     }
 
 
@@ -295,7 +314,7 @@ def read_letter(letter: DeadLetter) -> Letter:
         letter.topic,
         letter.group,
         letter.buried,
-        _read_reason(letter.reason),
+        read_reason(letter.reason),
         envelope,
         body,
     )
@@ -312,7 +331,8 @@ def _read_body(body: bytes) -> tuple[Envelope | None, str | None]:
     return Envelope(**{**fields, "content": content}), None
 
 
-def _read_reason(reason: bytes) -> Reason:
+def read_reason(reason: bytes) -> Reason:
+    """Why a dead letter was given up, decoded."""
     try:
         return msgspec.json.decode(reason, type=Reason)
     except (msgspec.MsgspecError, UnicodeDecodeError):

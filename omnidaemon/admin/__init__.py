@@ -25,7 +25,7 @@ def __getattr__(name: str) -> Any:
     try:
         module = import_module(f"omnidaemon.admin.{_PLACES[name]}")
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in ("starlette", "uvicorn"):
+        if (error.name or "").partition(".")[0] not in ("jinja2", "starlette", "uvicorn"):
             raise
         raise MissingExtra(
             f"the admin API needs the package {error.name!r}, which is not installed: install this "

@@ -19,8 +19,9 @@ from omnidaemon.errors import (
     TaskNotFound,
     Unsupported,
 )
+from omnidaemon.lineage import Kin, Tree
 from omnidaemon.outcomes import Cause
-from omnidaemon.records import RunRecord, iso
+from omnidaemon.records import Attempt, RunRecord, RunStatus, iso
 from omnidaemon.tasks import Task, TaskStatus, states
 from omnidaemon.views import Reason
 
@@ -151,6 +152,21 @@ class Published(Struct, frozen=True):
     status: Literal["pending"] = "pending"
 
 
+class AttemptAnswer(Struct, frozen=True):
+    """An earlier run; its error comes without a traceback."""
+
+    attempt: int
+    replays: int
+    status: RunStatus
+    error: Cause | None
+    started_at: str
+    finished_at: str
+    seconds: float
+    retry_at: str | None
+    worker: str
+    crashes: int
+
+
 class RunAnswer(Struct, frozen=True):
     """What one agent made of one task: its latest run. Times are ISO 8601, in UTC."""
 
@@ -170,6 +186,9 @@ class RunAnswer(Struct, frozen=True):
     correlation_id: str | None
     tenant_id: str | None
     timestamp: str | None
+    causation_id: str | None = None
+    source: str | None = None
+    history: list[AttemptAnswer] = []
 
 
 class TaskAnswer(Struct, frozen=True):
@@ -184,6 +203,29 @@ class TaskAnswer(Struct, frozen=True):
     tenant_id: str | None
     correlation_id: str | None
     agents: dict[str, RunAnswer]
+    causation_id: str | None = None
+
+
+class KinAnswer(Struct, frozen=True):
+    """A task in a tree of tasks; of one that is not known any more, only its id is there."""
+
+    task_id: str
+    topic: str
+    status: TaskStatus | None
+    agents: dict[str, TaskStatus]
+    error: Cause | None
+    at: str | None
+    children: list[KinAnswer]
+    more: bool
+
+
+class TreeAnswer(Struct, frozen=True):
+    """What caused a task and what it caused, from the oldest known ancestor on."""
+
+    root: KinAnswer
+    tasks: int
+    complete: bool
+    topics_searched: int
 
 
 class TaskDeleted(Struct, frozen=True):
@@ -214,6 +256,42 @@ def run_answer(run: RunRecord, status: TaskStatus | None = None) -> RunAnswer:
         run.correlation_id,
         run.tenant_id,
         finished,
+        run.causation_id,
+        run.source,
+        [_attempt_answer(attempt) for attempt in run.history],
+    )
+
+
+def _attempt_answer(attempt: Attempt) -> AttemptAnswer:
+    return AttemptAnswer(
+        attempt.attempt,
+        attempt.replays,
+        attempt.status,
+        attempt.cause,
+        iso(attempt.started_at),
+        iso(attempt.finished_at),
+        round(attempt.seconds, 6),
+        None if attempt.retry_at is None else iso(attempt.retry_at),
+        attempt.worker,
+        attempt.crashes,
+    )
+
+
+def tree_answer(tree: Tree) -> TreeAnswer:
+    """A family of tasks."""
+    return TreeAnswer(_kin_answer(tree.root), tree.tasks, tree.complete, tree.searched)
+
+
+def _kin_answer(kin: Kin) -> KinAnswer:
+    return KinAnswer(
+        kin.task_id,
+        kin.topic,
+        kin.status,
+        kin.agents,
+        kin.cause,
+        iso(kin.at) if kin.at else None,
+        [_kin_answer(child) for child in kin.children],
+        kin.more,
     )
 
 
@@ -239,6 +317,7 @@ def task_answer(task: Task) -> TaskAnswer:
             for name, status in sorted(states(task.places, task.runs).items())
             if name
         },
+        newest.causation_id if newest else None,
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import cached_property
 from typing import Any, Literal
 
+import anyio
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
@@ -23,6 +25,7 @@ from omnidaemon.admin.routes_bus import bus
 from omnidaemon.admin.routes_health import health
 from omnidaemon.admin.routes_storage import storage
 from omnidaemon.admin.routes_tasks import tasks
+from omnidaemon.admin.ui import Dashboard
 from omnidaemon.app import App
 from omnidaemon.errors import ConfigurationError
 from omnidaemon.fleet import Fleet
@@ -48,7 +51,8 @@ ENDPOINTS: tuple[Endpoint, ...] = tuple(
 class Admin:
     """The admin API of an app, as an ASGI app: `api.mount("/omni", Admin(app))`.
 
-    It reads from the app's store and transport, and so serves all of its workers.
+    It reads from the app's store and transport, and so serves all of its workers. Its dashboard is
+    at `/ui`.
 
     Args:
         app: Whose backends are looked at.
@@ -92,6 +96,10 @@ class Admin:
         return Feed(self.app.store)
 
     @cached_property
+    def _dashboard(self) -> Dashboard:
+        return Dashboard(self.app, self._fleet, self.keys, self._guard, self._feed)
+
+    @cached_property
     def _routes(self) -> ASGIApp:
         app = Starlette(
             routes=[
@@ -99,9 +107,18 @@ class Admin:
                 for path, by_method in _by_path().items()
             ],
             exception_handlers={HTTPException: _http_problem},
+            lifespan=self._sampling,
         )
         app.router.redirect_slashes = False
         return app
+
+    @asynccontextmanager
+    async def _sampling(self, _: Starlette) -> AsyncIterator[None]:
+        """Where this app is served by itself, and not mounted, the plot has no gaps."""
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._dashboard.rates.keep_sampling)
+            yield
+            group.cancel_scope.cancel()
 
     def _serving(self, by_method: dict[str, Endpoint]) -> Callable[[Request], Awaitable[Response]]:
         async def serve(request: Request) -> Response:
@@ -116,6 +133,9 @@ class Admin:
         """Serves one connection, as ASGI says."""
         if scope["type"] == "http":
             request = HTTPConnection(scope)
+            if _is_page(scope):
+                await self._dashboard(scope, receive, send)
+                return
             try:
                 caller = self._guard.check(request, scope["method"])
             except Refused as refusal:
@@ -130,6 +150,12 @@ class Admin:
                 "omnidaemon.feed": self._feed,
             }
         await self._routes(scope, receive, send)
+
+
+def _is_page(scope: Scope) -> bool:
+    """Whether this is the dashboard's: its sessions open nothing else, and keys open none of it."""
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path == "/ui" or path.startswith("/ui/")
 
 
 def _by_path() -> dict[str, dict[str, Endpoint]]:

@@ -79,6 +79,22 @@ class Keys:
                 found = caller
         return found
 
+    def mark(self, key: str, token: str) -> bytes | None:
+        """What ties a session's token to the key it began with; None if the key is not known.
+
+        Whoever reads it where sessions are kept learns nothing of the key without the token.
+        """
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        return None if self.caller(key) is None else hmac.digest(token.encode(), digest, "sha256")
+
+    def marked(self, mark: bytes, token: str) -> Caller | None:
+        """Whose key the mark was made with; None once that key is taken off the list."""
+        found: Caller | None = None
+        for known, caller in self._known:
+            if hmac.compare_digest(mark, hmac.digest(token.encode(), known, "sha256")):
+                found = caller
+        return found
+
 
 def _parsed(number: int, entry: str) -> tuple[bytes, Caller]:
     key, _, rest = entry.partition(":")
@@ -119,15 +135,19 @@ class Guard:
         Raises:
             Refused: With 401, 403 or 415.
         """
+        self.check_place(request)
+        caller = self._caller(request)
+        if method not in _SAFE_METHODS:
+            check_origin(request)
+            _check_body_type(request)
+        return caller
+
+    def check_place(self, request: HTTPConnection) -> None:
+        """Refuses a host that is not ours, and a key in the URL; for all, logged in or not."""
         if not self._keys:
             # A page of another site reaches us under its own name, once DNS points that name here.
             self._check_host(request)
         self._check_url(request)
-        caller = self._caller(request)
-        if method not in _SAFE_METHODS:
-            _check_origin(request)
-            _check_body_type(request)
-        return caller
 
     def _check_host(self, request: HTTPConnection) -> None:
         match = _HOST.fullmatch(request.headers.get("host", "").strip().lower())
@@ -173,7 +193,7 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _check_origin(request: HTTPConnection) -> None:
+def check_origin(request: HTTPConnection) -> None:
     """A browser says where a request comes from; what other sites send is not meant by the user."""
     site = request.headers.get("sec-fetch-site", "none").lower()
     origin = request.headers.get("origin")

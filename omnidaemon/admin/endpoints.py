@@ -179,10 +179,10 @@ class Endpoint(Struct, frozen=True):
     async def _call(self, ask: Ask, arguments: dict[str, Any]) -> Response:
         if self.slow:
             # A backend that is away says so at once; what is then done may take its time.
-            await _within(READ_SECONDS, ask.app.transport.check)
-            await _within(READ_SECONDS, ask.app.store.check)
+            await within(READ_SECONDS, ask.app.transport.check)
+            await within(READ_SECONDS, ask.app.store.check)
         seconds = CHANGE_SECONDS if self.slow else READ_SECONDS
-        return json_answer(await _within(seconds, lambda: self.function(ask, **arguments)))
+        return json_answer(await within(seconds, lambda: self.function(ask, **arguments)))
 
 
 def hang_up(request: HTTPConnection) -> dict[str, str]:
@@ -190,7 +190,8 @@ def hang_up(request: HTTPConnection) -> dict[str, str]:
     return {"Connection": "close"} if request.scope.get("http_version") == "1.1" else {}
 
 
-async def _within(seconds: float, call: Callable[[], Awaitable[Any]]) -> Any:
+async def within(seconds: float, call: Callable[[], Awaitable[Any]]) -> Any:
+    """What the call returns; raises Refused with 503 if that takes longer."""
     found: Any = None
     with anyio.move_on_after(seconds) as scope:
         found = await call()

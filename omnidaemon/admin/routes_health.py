@@ -57,7 +57,7 @@ async def readyz(ask: Ask) -> Alive:
     return Alive("ready")
 
 
-@health("GET", "/metrics", scope="read", tenants=True, others={"text/plain": str})
+@health("GET", "/metrics", scope="read", tenants=True, others=dict.fromkeys(_EXPOSITIONS, str))
 async def get_metrics(ask: Ask, query: MetricsQuery) -> dict[str, dict[str, AgentNumbers]]:
     """What agents have done, by topic and agent; for Prometheus with `Accept: text/plain`.
 
@@ -76,7 +76,7 @@ async def get_metrics(ask: Ask, query: MetricsQuery) -> dict[str, dict[str, Agen
     "/metrics/prometheus",
     scope="read",
     tenants=True,
-    others={"text/plain": str, "application/openmetrics-text": str},
+    others=dict.fromkeys(_EXPOSITIONS, str),
 )
 async def prometheus(ask: Ask, query: ExpositionQuery) -> str:
     """The same for Prometheus, and how far agents are; OpenMetrics if that is accepted."""

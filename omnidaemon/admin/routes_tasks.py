@@ -13,12 +13,15 @@ from omnidaemon.admin.answers import (
     RunAnswer,
     TaskAnswer,
     TaskDeleted,
+    TreeAnswer,
     run_answer,
     task_answer,
+    tree_answer,
 )
 from omnidaemon.admin.endpoints import READ_SECONDS, Ask, Name, OptionalName, Section, Tenant
 from omnidaemon.envelope import Envelope, new_id
 from omnidaemon.errors import TaskNotFound
+from omnidaemon.lineage import Lineage
 
 tasks = Section("tasks")
 
@@ -124,6 +127,17 @@ async def get_task(ask: Ask, task_id: Name) -> TaskAnswer:
     """A task: its status, and what each agent made of it."""
     await _check_owner(ask, task_id)
     return task_answer(await ask.app.tasks.get(task_id))
+
+
+@tasks("GET", "/tasks/{task_id}/tree", scope="read", tenants=True, errors=(404,))
+async def get_tree(ask: Ask, task_id: Name) -> TreeAnswer:
+    """What caused a task and what it caused, by causation id.
+
+    Tasks that have not run yet are found among the newest events of their topics.
+    """
+    await _check_owner(ask, task_id)
+    tree = await Lineage(ask.app).tree(task_id, tenant_id=ask.caller.tenant)
+    return tree_answer(tree)
 
 
 @tasks("DELETE", "/tasks/{task_id}", scope="admin", tenants=True, errors=(404,))

@@ -44,7 +44,7 @@ class ApiServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 admin,
-                lifespan="off",
+                lifespan="auto",
                 ws="none",
                 log_config=None,
                 log_level="warning",  # what matters is said here
@@ -128,7 +128,8 @@ def serve_api(
         admin = Admin(app, auth="keys" if keys else "none", keys=keys, hosts=hosts)
         _serving = ApiServer(app, admin, _listen(host, port, addresses))
         logger.info(
-            "the admin API is served at %s, %s",
+            "the admin API is served at %s, and the dashboard at %s/ui, %s",
+            _serving.url,
             _serving.url,
             "to those who have a key" if keys else "to this machine, without keys",
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from bisect import bisect_left
 
 from omnidaemon.drivers.memory_records import Shelf
 from omnidaemon.messages import Count, Record, Write
@@ -21,7 +20,6 @@ class Index(Shelf):
     def __init__(self) -> None:
         super().__init__()
         self.live = 0
-        self._sorted: list[str] | None = None
 
     def put_line(
         self, write: Write, position: int, length: int, *, written: float, expires: float | None
@@ -31,13 +29,6 @@ class Index(Shelf):
             write = Write(write.collection, write.key, b"", write.label, expires - written)
         self.put(write, _PLACE.pack(position, length), now=written, unix=written)
         self.live += length
-        if self._sorted is not None:
-            self._insert(self._sorted, write.key)
-
-    def _insert(self, ordered: list[str], key: str) -> None:
-        spot = bisect_left(ordered, key)
-        if spot == len(ordered) or ordered[spot] != key:
-            ordered.insert(spot, key)
 
     def drop(self, key: str) -> bool:
         """See Shelf."""
@@ -50,26 +41,6 @@ class Index(Shelf):
         """Adds to counters."""
         for field, amount in sums.items():
             self.add(Count(collection, key, field, amount))
-
-    def starting(self, prefix: str, limit: int) -> list[Record]:
-        """The newest records whose key has the prefix; the others are not looked at.
-
-        Keys are put in order when this is first asked for: a worker never does.
-        """
-        ordered = self._sorted
-        if ordered is None or len(ordered) > 2 * len(self._entries) + 64:
-            # Keys of dropped records stay in it, because each removal would move all the rest.
-            ordered = self._sorted = sorted(self._entries)
-        found = []
-        for spot in range(bisect_left(ordered, prefix), len(ordered)):
-            key = ordered[spot]
-            if not key.startswith(prefix):
-                break
-            entry = self._entries.get(key)
-            if entry is not None:
-                found.append(entry)
-        found.sort(key=lambda entry: -entry.write)
-        return [entry.record for entry in found[: max(0, limit)]]
 
     def oldest_first(self) -> list[Record]:
         """All records."""

@@ -138,14 +138,13 @@ class Records:
             found = (index.get(key) for key in keys)
             return [None if one is None else self._filled(collection, one) for one in found]
 
-    def browse(self, collection: str, prefix: str, label: str | None, limit: int) -> list[Record]:
+    def browse(
+        self, collection: str, prefix: str, label: str | None, limit: int, before: int | None
+    ) -> list[Record]:
         """The newest records with the prefix and the label."""
         with self._current():
             index = self._index(collection)
-            if prefix and label is None:
-                found = index.starting(prefix, limit)
-            else:
-                found = index.newest(prefix, label, limit)
+            found = index.newest(prefix, label, limit, before)
             return [self._filled(collection, record) for record in found]
 
     def totals(self, collection: str, prefix: str) -> dict[str, dict[str, float]]:
@@ -156,7 +155,7 @@ class Records:
 
     def _filled(self, collection: str, record: Record) -> Record:
         value = self._stored(collection, record)[1]
-        return Record(record.key, value, record.label, record.written)
+        return Record(record.key, value, record.label, record.written, record.place)
 
     def _stored(self, collection: str, record: Record) -> tuple[bytes, bytes]:
         """The line that a record stands in, and its value."""

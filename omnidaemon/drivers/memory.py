@@ -112,8 +112,11 @@ class Board:
     def apply(self, changes: Iterable[Write | Count], now: float) -> None:
         """Applies checked changes."""
         unix = time.time()
+        shelf = collection = None
         for change in changes:
-            shelf = self.shelf(change.collection, now)
+            if shelf is None or change.collection != collection:  # runs of one are common
+                collection = change.collection
+                shelf = self.shelf(collection, now)
             if isinstance(change, Count):
                 shelf.add(change)
             elif change.value is None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
-from itertools import count
 
 from msgspec import Struct
 
@@ -17,7 +17,8 @@ class Entry(Struct, frozen=True, gc=False):
 
     Attributes:
         record: As the store gives it back.
-        write: Which write it was; a record written again has a later one.
+        write: Which write it was: a number that grows, and is about its time in microseconds, so
+            that it stays the same where the records are read anew from a file.
         mortal: True if it expires, and so stands in the shelf's queue of expiry.
     """
 
@@ -35,7 +36,8 @@ class Shelf:
         self._labels: dict[str, OrderedDict[str, None]] = {}
         self._expiry: list[tuple[float, int, str]] = []
         self._mortal = 0
-        self._writes = count()
+        self._latest = 0
+        self._sorted: list[str] | None = None
 
     def __len__(self) -> int:
         """How many keys there are, of records and of counters."""
@@ -51,9 +53,13 @@ class Shelf:
 
     def put(self, write: Write, value: bytes, *, now: float, unix: float) -> None:
         """Writes a record, as the newest."""
-        self.drop(write.key)
+        if not self.drop(write.key) and self._sorted is not None:
+            self._sorted.append(write.key)
+            if len(self._sorted) > 2 * len(self._entries) + 1_000:
+                self._sorted = None  # mostly keys of dropped records
         record = Record(write.key, value, write.label, unix)
-        entry = Entry(record, next(self._writes), write.ttl is not None)
+        self._latest = max(self._latest + 1, int(unix * 1_000_000))
+        entry = Entry(record, self._latest, write.ttl is not None)
         self._entries[write.key] = entry
         if write.label is not None:
             self._labels.setdefault(write.label, OrderedDict())[write.key] = None
@@ -90,7 +96,9 @@ class Shelf:
 
     def add(self, change: Count) -> None:
         """Adds to a counter."""
-        fields = self.counters.setdefault(change.key, {})
+        fields = self.counters.get(change.key)
+        if fields is None:
+            fields = self.counters[change.key] = {}
         fields[change.field] = fields.get(change.field, 0.0) + change.amount
 
     def get(self, key: str) -> Record | None:
@@ -98,8 +106,15 @@ class Shelf:
         entry = self._entries.get(key)
         return None if entry is None else entry.record
 
-    def newest(self, prefix: str, label: str | None, limit: int) -> list[Record]:
-        """The newest records with the prefix and the label; a label's alone are looked at."""
+    def newest(
+        self, prefix: str, label: str | None, limit: int, before: int | None = None
+    ) -> list[Record]:
+        """The newest records with the prefix and the label.
+
+        Without a prefix a label's alone are looked at, with one those that start with it.
+        """
+        if prefix:
+            return self._starting(prefix, label, limit, before)
         keys: Iterable[str] = reversed(self._entries)
         if label is not None:
             keys = reversed(self._labels.get(label, OrderedDict()))
@@ -107,6 +122,38 @@ class Shelf:
         for key in keys:
             if len(found) >= limit:
                 break
-            if key.startswith(prefix):
-                found.append(self._entries[key].record)
+            entry = self._entries[key]
+            if before is None or entry.write < before:
+                found.append(_placed(entry))
         return found
+
+    def _starting(
+        self, prefix: str, label: str | None, limit: int, before: int | None
+    ) -> list[Record]:
+        """Keys are put in order when this is first asked for: a worker seldom does."""
+        ordered = self._sorted
+        if ordered is None:
+            # Keys of dropped records stay in it, because each removal would move all the rest.
+            ordered = self._sorted = list(self._entries)
+        # What was added stands at the end, mostly in order: sorting is about one look at each.
+        ordered.sort()
+        found: dict[str, Entry] = {}
+        for spot in range(bisect_left(ordered, prefix), len(ordered)):
+            key = ordered[spot]
+            if not key.startswith(prefix):
+                break
+            entry = self._entries.get(key)
+            if (
+                entry is not None
+                and label in (None, entry.record.label)
+                and (before is None or entry.write < before)
+            ):
+                found[key] = entry
+        newest = sorted(found.values(), key=lambda entry: -entry.write)
+        return [_placed(entry) for entry in newest[: max(0, limit)]]
+
+
+def _placed(entry: Entry) -> Record:
+    """The record with its place, which is made only for those who ask."""
+    record = entry.record
+    return Record(record.key, record.value, record.label, record.written, str(entry.write))

@@ -24,6 +24,7 @@ from omnidaemon.drivers.json_records import Records
 from omnidaemon.drivers.opened import Opened
 from omnidaemon.errors import ConfigurationError, StoreError
 from omnidaemon.messages import Count, Record, Write
+from omnidaemon.stores.base import place_number
 
 T = TypeVar("T")
 
@@ -109,10 +110,19 @@ class JSONStore(Opened):
         return await self._run(lambda records: records.read(collection, keys))
 
     async def browse(
-        self, collection: str, *, prefix: str = "", label: str | None = None, limit: int = 100
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        label: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
     ) -> list[Record]:
         """See the contract."""
-        return await self._run(lambda records: records.browse(collection, prefix, label, limit))
+        number = place_number(before)
+        return await self._run(
+            lambda records: records.browse(collection, prefix, label, limit, number)
+        )
 
     async def remove(self, collection: str, *keys: str) -> int:
         """See the contract."""

@@ -10,6 +10,7 @@ from omnidaemon.drivers.memory import check_changes, open_board
 from omnidaemon.drivers.memory_records import Shelf
 from omnidaemon.drivers.opened import Opened
 from omnidaemon.messages import Count, Record, Write
+from omnidaemon.stores.base import place_number
 
 
 class MemoryStore(Opened):
@@ -44,12 +45,19 @@ class MemoryStore(Opened):
             return [shelf.get(key) for key in keys]
 
     async def browse(
-        self, collection: str, *, prefix: str = "", label: str | None = None, limit: int = 100
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        label: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
     ) -> list[Record]:
         """See the contract; with a label, only its records are looked at."""
         await checkpoint()
+        number = place_number(before)
         with self._board.lock:
-            return self._shelf(collection).newest(prefix, label, limit)
+            return self._shelf(collection).newest(prefix, label, limit, number)
 
     async def remove(self, collection: str, *keys: str) -> int:
         """See the contract."""

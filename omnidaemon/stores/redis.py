@@ -8,7 +8,7 @@ from typing import Any
 from omnidaemon.drivers import redis_scripts as scripts
 from omnidaemon.drivers.redis_changes import Blobs, packed_changes
 from omnidaemon.drivers.redis_client import Client
-from omnidaemon.errors import StoreError
+from omnidaemon.errors import InvalidSettings, StoreError
 from omnidaemon.messages import Count, Record, Write
 
 
@@ -41,7 +41,13 @@ class RedisStore(Client):
         return [None if record is None else _record(*record) for record in found]
 
     async def browse(
-        self, collection: str, *, prefix: str = "", label: str | None = None, limit: int = 100
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        label: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
     ) -> list[Record]:
         """See the contract."""
         arguments: dict[str, Any] = {"collection": collection, "limit": limit}
@@ -50,6 +56,8 @@ class RedisStore(Client):
         start = prefix.encode()
         # No UTF-8 has the byte ff: beyond all that start so.
         between = [b"[" + start, b"(" + start + b"\xff"] if prefix else []
+        if before is not None:
+            arguments["before"], arguments["beside"] = _parsed(before)
         found = await self._run(scripts.BROWSE, [collection], between, **arguments)
         return [_record(*record) for record in found]
 
@@ -88,9 +96,24 @@ class RedisStore(Client):
         return await self.run(script, keys, blobs, prefix=self.keys.records, **arguments)
 
 
-def _record(key: bytes, written: int, stored: bytes) -> Record:
+def _parsed(before: str) -> tuple[int, str]:
+    """A place is when it was written, in microseconds, and which record it is."""
+    moment, _, key = before.partition("-")
+    if not (moment.isascii() and moment.isdigit() and len(moment) < 17):
+        raise InvalidSettings(f"before={before[:100]!r} is no place that this store has given")
+    return int(moment), key
+
+
+def _record(key: bytes, written: int, stored: bytes, place: bytes = b"") -> Record:
     length, _, rest = stored.partition(b":")
     index = rest[: int(length)]
     label = index.partition(b":")[2]
     value = rest[int(length) :]
-    return Record(key.decode(), value, label[1:].decode() if label else None, written / 1000)
+    name = key.decode()
+    return Record(
+        name,
+        value,
+        label[1:].decode() if label else None,
+        written / 1000,
+        f"{place.decode()}-{name}" if place else "",
+    )

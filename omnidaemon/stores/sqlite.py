@@ -12,12 +12,13 @@ from omnidaemon.drivers.sqlite_client import Client
 from omnidaemon.drivers.sqlite_records import apply_changes
 from omnidaemon.errors import StoreError
 from omnidaemon.messages import Count, Record, Write
+from omnidaemon.stores.base import place_number
 
 _LIVE = "(expires IS NULL OR expires > :now)"
 
 # Numbers first, values after: sorting must not carry the values along.
 _BROWSE = """
-SELECT r.key, r.value, r.label, r.written FROM
+SELECT r.key, r.value, r.label, r.written, CAST(r.n AS TEXT) FROM
     (SELECT n FROM records {index} WHERE collection = :collection AND {condition} AND {live}
         ORDER BY n DESC LIMIT :limit) newest
 CROSS JOIN records r ON r.n = newest.n ORDER BY r.n DESC
@@ -58,10 +59,16 @@ class SQLiteStore(Client):
         return await self.run(work, write=False)
 
     async def browse(
-        self, collection: str, *, prefix: str = "", label: str | None = None, limit: int = 100
+        self,
+        collection: str,
+        *,
+        prefix: str = "",
+        label: str | None = None,
+        limit: int = 100,
+        before: str | None = None,
     ) -> list[Record]:
         """See the contract."""
-        values = self._values(collection, label=label, limit=limit)
+        values = self._values(collection, label=label, limit=limit, before=place_number(before))
         # Named, because SQLite has no statistics here and guesses wrong about large collections.
         condition, index = "1", "INDEXED BY records_newest"
         if label is not None:
@@ -70,6 +77,9 @@ class SQLiteStore(Client):
             between, bounds = _starting_with(prefix)
             condition, index = f"{condition} AND {between}", ""
             values |= bounds
+        if before is not None:
+            # The sign keeps it out of the choice of an index.
+            condition += " AND +n < :before" if prefix else " AND n < :before"
         statement = _BROWSE.format(index=index, condition=condition, live=_LIVE)
 
         def work(connection: sqlite3.Connection) -> list[Record]:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import Link, TracerProvider
 
-SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
-"""The version of the semantic conventions whose names are used."""
+SCHEMA_URL = "https://opentelemetry.io/schemas/1.30.0"
+"""The oldest version of the semantic conventions that has all the names used here."""
 SYSTEM = "omnidaemon"
 
 # Runs take milliseconds or hours, and the SDK's own boundaries end at ten seconds.

@@ -172,8 +172,13 @@ class Transport(Protocol):
     async def browse(self, topic: str, limit: int = 10) -> list[Event]:
         """The newest events of the topic, newest first."""
 
-    async def locate(self, event_id: str) -> list[Place]:
-        """Where the event stands, per group; [] if no topic holds it."""
+    async def locate(self, event_id: str, topic: str | None = None) -> list[Place]:
+        """Where the event stands, per group; [] if no topic holds it.
+
+        Args:
+            event_id: The event.
+            topic: The only topic to look in; None looks in all.
+        """
 
     async def find(self, topic: str, event_id: str) -> Event | None:
         """The newest event of the topic with this id, also one that is delayed still.
@@ -182,14 +187,41 @@ class Transport(Protocol):
         """
 
     async def dead_letters(
-        self, topic: str, group: str | None = None, *, limit: int = 10
+        self,
+        topic: str,
+        group: str | None = None,
+        *,
+        limit: int = 10,
+        before: str | None = None,
+        event_id: str | None = None,
     ) -> list[DeadLetter]:
-        """Dead letters of one group or of all, newest first."""
+        """Dead letters of one group or of all, newest first.
+
+        Args:
+            topic: Where they came from.
+            group: Who gave them up.
+            limit: At most so many.
+            before: Only those older than the one at this position was; for one group alone.
+            event_id: Only this event's.
+        """
 
     async def replay(
-        self, topic: str, group: str | None = None, positions: Collection[str] | None = None
+        self,
+        topic: str,
+        group: str | None = None,
+        positions: Collection[str] | None = None,
+        *,
+        body: bytes | None = None,
     ) -> int:
-        """Hands dead letters back to the groups that gave them up; returns how many."""
+        """Hands dead letters back to the groups that gave them up; returns how many.
+
+        Args:
+            topic: Where they came from.
+            group: Who gave them up.
+            positions: Which; None hands back all.
+            body: What they come back with instead of their own, in the same step: a mended event.
+                The topic keeps the event as it was published.
+        """
 
     async def discard(
         self, topic: str, group: str | None = None, positions: Collection[str] | None = None

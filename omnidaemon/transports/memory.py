@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager
 from typing import Literal
 from uuid import uuid4
 
+import msgspec
 from anyio.lowlevel import checkpoint
 
 from omnidaemon.drivers.memory import check_messages, open_board
@@ -174,7 +175,7 @@ class MemoryTransport(Opened):
             there = self._ripe(topic)
             return [] if there is None else there.newest(limit)
 
-    async def locate(self, event_id: str) -> list[Place]:
+    async def locate(self, event_id: str, topic: str | None = None) -> list[Place]:
         """See the contract."""
         await checkpoint()
         with self._board.lock:
@@ -182,8 +183,9 @@ class MemoryTransport(Opened):
                 self._ripe(name)
             return [
                 place
-                for _, topic in sorted(self._board.topics.items())
-                for place in topic.places(event_id)
+                for name, there in sorted(self._board.topics.items())
+                if topic in (None, name)
+                for place in there.places(event_id)
             ]
 
     async def find(self, topic: str, event_id: str) -> Event | None:
@@ -194,12 +196,23 @@ class MemoryTransport(Opened):
             return None if there is None else there.find(event_id)
 
     async def dead_letters(
-        self, topic: str, group: str | None = None, *, limit: int = 10
+        self,
+        topic: str,
+        group: str | None = None,
+        *,
+        limit: int = 10,
+        before: str | None = None,
+        event_id: str | None = None,
     ) -> list[DeadLetter]:
         """See the contract."""
         await checkpoint()
         with self._board.lock:
             dead = self._dead(topic, group, None)
+        if before is not None:
+            bound = int(before) if before.isascii() and before.isdigit() else 0
+            dead = [one for one in dead if int(one.letter.position) < bound]
+        if event_id is not None:
+            dead = [one for one in dead if one.letter.id == event_id]
         return [one.letter for one in dead[: -limit - 1 : -1]]
 
     def _dead(self, topic: str, group: str | None, positions: Collection[str] | None) -> list[Dead]:
@@ -213,10 +226,17 @@ class MemoryTransport(Opened):
         return [one for one in dead if one.letter.position in wanted]
 
     async def replay(
-        self, topic: str, group: str | None = None, positions: Collection[str] | None = None
+        self,
+        topic: str,
+        group: str | None = None,
+        positions: Collection[str] | None = None,
+        *,
+        body: bytes | None = None,
     ) -> int:
         """See the contract; the dead letters of a group that was removed stay where they are."""
         await checkpoint()
+        if not isinstance(body, bytes | None):
+            raise TypeError(f"a body is bytes, not {type(body).__name__}")
         board = self._board
         with board.lock:
             dead = self._dead(topic, group, positions)
@@ -225,6 +245,9 @@ class MemoryTransport(Opened):
             there.exhume(back)
             now = self._now()
             for one in back:
+                if body is not None:
+                    event = msgspec.structs.replace(one.event, body=body)
+                    one = msgspec.structs.replace(one, event=event)
                 there.groups[one.letter.group].replay(one, now, next(board.numbers))
         board.bell.ring(*{(topic, one.letter.group) for one in back})
         return len(back)

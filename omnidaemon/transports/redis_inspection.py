@@ -9,7 +9,7 @@ from collections.abc import Collection
 from typing import Any
 
 from omnidaemon.drivers import redis_scripts as scripts
-from omnidaemon.drivers.redis_changes import milliseconds
+from omnidaemon.drivers.redis_changes import Blobs, milliseconds
 from omnidaemon.drivers.redis_client import Client, text
 from omnidaemon.messages import DeadLetter, Event, GroupInfo, Place, TopicInfo
 from omnidaemon.transports.base import Limits
@@ -101,13 +101,13 @@ class RedisInspection(Client):
             for id_, fields in rows
         ]
 
-    async def locate(self, event_id: str) -> list[Place]:
+    async def locate(self, event_id: str, topic: str | None = None) -> list[Place]:
         """See the contract; an id that is no UUID of version 7 is looked for among the newest."""
         places: list[Place] = []
-        for topic in await self._names():
-            asked = await self._topic(topic)
+        for name in await self._names() if topic is None else [topic]:
+            asked = await self._topic(name)
             if asked is not None:
-                places += await self._locate_in(topic, event_id, asked)
+                places += await self._locate_in(name, event_id, asked)
         return places
 
     async def _locate_in(self, topic: str, event_id: str, asked: Any) -> list[Place]:
@@ -180,20 +180,49 @@ class RedisInspection(Client):
         return [] if asked is None else sorted(map(text, asked[4]))
 
     async def dead_letters(
-        self, topic: str, group: str | None = None, *, limit: int = 10
+        self,
+        topic: str,
+        group: str | None = None,
+        *,
+        limit: int = 10,
+        before: str | None = None,
+        event_id: str | None = None,
     ) -> list[DeadLetter]:
         """See the contract."""
         found: list[DeadLetter] = []
+        newest = "+"
+        if before is not None:
+            if not _is_position(before):
+                return []
+            newest = f"({before}"
         for name in await self._graves(topic, group):
             oldest = max(0, int((time.time() - self.limits.dead_letter_age) * 1000))
             dead = self.keys.group(topic, name)[4]
-            rows = await self.call("XREVRANGE", dead, "+", oldest, "COUNT", limit)
+            if event_id is None:
+                rows = await self.call("XREVRANGE", dead, newest, oldest, "COUNT", limit)
+            else:
+                rows = await self._letters_of(event_id, dead, newest, oldest)
             found += [_letter(topic, name, *row) for row in rows]
         found.sort(key=lambda letter: tuple(map(int, letter.position.split("-"))), reverse=True)
         return found[:limit]
 
+    async def _letters_of(self, event_id: str, dead: str, newest: str, oldest: int) -> list[Any]:
+        """One event's, found where they are: there may be thousands, with their bodies."""
+        rows: list[Any] = []
+        while newest:
+            asked = {"id": event_id, "from": newest, "to": oldest}
+            some, following = await self.run(scripts.LETTERS_OF, [dead], **asked)
+            rows += some
+            newest = text(following)
+        return rows
+
     async def replay(
-        self, topic: str, group: str | None = None, positions: Collection[str] | None = None
+        self,
+        topic: str,
+        group: str | None = None,
+        positions: Collection[str] | None = None,
+        *,
+        body: bytes | None = None,
     ) -> int:
         """See the contract; the dead letters of a group that was removed stay where they are."""
         ids = None if positions is None else [p for p in positions if _is_position(p)]
@@ -206,12 +235,15 @@ class RedisInspection(Client):
                 "channel": self.keys.wake(topic),
                 "dead_letter_age": milliseconds(self.limits.dead_letter_age),
             }
+            blobs = Blobs()
+            if body is not None:
+                arguments["body"] = blobs.place(body, "a dead letter's body")
             if ids is not None:
-                count += int(await self.run(scripts.REPLAY, keys, **arguments, ids=ids))
+                count += int(await self.run(scripts.REPLAY, keys, blobs, **arguments, ids=ids))
                 continue
             left = await self.call("XLEN", dead)  # what dies meanwhile is not replayed for ever
             while left > 0:
-                moved = int(await self.run(scripts.REPLAY, keys, **arguments))
+                moved = int(await self.run(scripts.REPLAY, keys, blobs, **arguments))
                 count += moved
                 left = left - moved if moved else 0
         return count

@@ -54,7 +54,7 @@ WHERE t.name = :topic AND (:group IS NULL OR g.name = :group) AND d.buried > :bu
 
 _REPLAY = f"""
 INSERT INTO deliveries(grp, seq, count, attempt, crashes, replays, due, origin, id, body)
-SELECT grp, n - {_REPLAY_BASE}, 0, 1, 0, replays + 1, ?, seq, id, body
+SELECT grp, n - {_REPLAY_BASE}, 0, 1, 0, replays + 1, ?, seq, id, coalesce(?, body)
 FROM dead WHERE n IN (SELECT value FROM json_each(?))
 """
 
@@ -182,18 +182,19 @@ class SQLiteInspection(Client):
 
         return await self.run(work, durable=False)
 
-    async def locate(self, event_id: str) -> list[Place]:
+    async def locate(self, event_id: str, topic: str | None = None) -> list[Place]:
         """See the contract."""
 
         def work(connection: sqlite3.Connection) -> list[Place]:
             topics = connection.execute(
-                f"SELECT id, name FROM topics WHERE id IN ({_TOPICS_HOLDING}) ORDER BY name",
-                {"id": event_id},
+                f"SELECT id, name FROM topics WHERE id IN ({_TOPICS_HOLDING})"
+                " AND (:topic IS NULL OR name = :topic) ORDER BY name",
+                {"id": event_id, "topic": topic},
             ).fetchall()
             return [
                 place
-                for topic, name in topics
-                for place in self._places(connection, topic, name, event_id)
+                for number, name in topics
+                for place in self._places(connection, number, name, event_id)
             ]
 
         return await self.run(work, durable=False)
@@ -261,14 +262,24 @@ class SQLiteInspection(Client):
         }
 
     async def dead_letters(
-        self, topic: str, group: str | None = None, *, limit: int = 10
+        self,
+        topic: str,
+        group: str | None = None,
+        *,
+        limit: int = 10,
+        before: str | None = None,
+        event_id: str | None = None,
     ) -> list[DeadLetter]:
         """See the contract."""
-        values = self._dead(topic, group, None) | {"limit": limit}
+        values = self._dead(topic, group, None) | {"limit": limit, "before": None, "id": event_id}
+        of_event = "" if event_id is None else "AND d.id = :id"
+        if before is not None:
+            values["before"] = int(before) if before.isascii() and before.isdigit() else 0
 
         def work(connection: sqlite3.Connection) -> list[DeadLetter]:
             rows = connection.execute(
                 f"SELECT g.name, d.n, d.id, d.body, d.reason, d.buried {_DEAD}"
+                f" AND (:before IS NULL OR d.n < :before) {of_event}"
                 " ORDER BY d.buried DESC, d.n DESC LIMIT :limit",
                 values,
             )
@@ -280,16 +291,23 @@ class SQLiteInspection(Client):
         return await self.run(work, write=False)
 
     async def replay(
-        self, topic: str, group: str | None = None, positions: Collection[str] | None = None
+        self,
+        topic: str,
+        group: str | None = None,
+        positions: Collection[str] | None = None,
+        *,
+        body: bytes | None = None,
     ) -> int:
         """See the contract; the dead letters of a group that was removed stay where they are."""
+        if not isinstance(body, bytes | None):
+            raise TypeError(f"a body is bytes, not {type(body).__name__}")
         values = self._dead(topic, group, positions)
 
         def work(connection: sqlite3.Connection) -> int:
             count, numbers = connection.execute(
                 f"SELECT count(*), json_group_array(d.n) {_DEAD} AND NOT g.removed", values
             ).fetchone()
-            connection.execute(_REPLAY, (self.clock(), numbers))
+            connection.execute(_REPLAY, (self.clock(), body, numbers))
             _remove_dead(connection, numbers)
             self.database.ring(("topics", topic))
             return int(count)

@@ -209,10 +209,9 @@ def renew(
     if not deliveries:
         return []
     mine = held(connection, consumer, deliveries)
-    if mine:
-        numbers = [
-            cast(Token, delivery.token)[1] for delivery in deliveries if delivery.token in mine
-        ]
+    # What was settled and handed to this very consumer again is held, but by another token.
+    numbers = [cast(Token, delivery.token)[1] for delivery in deliveries if delivery.token in mine]
+    if numbers:
         among, values = _among(numbers)
         connection.execute(
             "UPDATE deliveries SET due = ? + (SELECT lease FROM groups WHERE id = grp)"

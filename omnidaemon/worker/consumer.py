@@ -21,6 +21,7 @@ from msgspec import Raw
 
 from omnidaemon.agents import Agent
 from omnidaemon.app import CallNext, Middleware
+from omnidaemon.attempts import remembering
 from omnidaemon.context import Context, Publish, current_run
 from omnidaemon.envelope import INTERNAL, MAX_HOPS, Envelope, Wire, decode, dump, encode, wire_of
 from omnidaemon.errors import DecodeError, OmniDaemonError, PayloadError
@@ -29,6 +30,7 @@ from omnidaemon.messages import (
     Ack,
     Action,
     Bury,
+    Count,
     Delivery,
     Message,
     Release,
@@ -40,12 +42,14 @@ from omnidaemon.messages import (
 from omnidaemon.outcomes import CRASH_LIMIT, Again, Cause, Dead, Done, Outcome, decide, describe
 from omnidaemon.records import (
     DURATIONS,
+    METRICS,
     RunRecord,
     RunStatus,
     metric,
     run_write,
     tenant_changes,
 )
+from omnidaemon.run_index import index_changes
 from omnidaemon.stores.base import Store
 from omnidaemon.telemetry.runs import Runs
 from omnidaemon.telemetry.sending import created
@@ -458,8 +462,8 @@ class AgentConsumer:
         if cause is not None:
             self._log(delivery, outcome, cause)
         if ran:
-            counts.append(metric(self._label, "seconds", seconds))
-            counts.append(self._durations[bisect_left(SECONDS, seconds)])
+            took = self._durations[bisect_left(SECONDS, seconds)]
+            counts += (Count(METRICS, self._label, "seconds", seconds), took)
         if not self._recorded:
             return Settlement(delivery, action, replies, tuple(counts))
         if envelope.webhook is not None and not isinstance(outcome, Again):
@@ -482,12 +486,16 @@ class AgentConsumer:
             self._shared.worker,
             envelope.correlation_id,
             envelope.tenant_id,
+            envelope.causation_id,
+            envelope.source,
+            delivery.crashes,
         )
         ttl = self._shared.result_ttl
         write = run_write(record, ttl)
         changes: tuple[Any, ...] = (write, *counts)
         if envelope.tenant_id:
             changes += tenant_changes(record, ttl, counts)
+        changes += index_changes(record, ttl)
         return Settlement(delivery, action, replies, changes, envelope.id, write.value)
 
     def _unread(self, delivery: Delivery, error: DecodeError) -> Settlement:
@@ -532,7 +540,8 @@ class AgentConsumer:
             logger.warning("%s, %s; again in %.1f s", text, what, outcome.delay)
             return
         kept = "a dead letter" if agent.policy.dead_letter else "dropped, as configured"
-        logger.error("%s, %s; %s\n%s", text, what, kept, cause.traceback)
+        raised = f"\n{cause.traceback}" if cause.traceback else ""
+        logger.error("%s, %s; %s%s", text, what, kept, raised)
 
     # 4. Settled: in batches, one in flight while the next gathers; shielded from cancellation.
 
@@ -574,6 +583,7 @@ class AgentConsumer:
     async def _settle_batch(self, batch: list[Settlement]) -> None:
         """Settles until it is done: a finished run is never repeated because a store is away."""
         settle = self._subscription.settle if self._atomic else self._settle_apart()
+        settle = remembering(self._shared.store, settle)
         what = f"{self._label} settling"
         pause = 0.05
         failures = 0

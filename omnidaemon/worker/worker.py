@@ -384,6 +384,8 @@ class Worker:
             detail="; ".join(f"{what}: {text}" for what, text in troubles.items()),
             agents=[f"{agent.topic}/{agent.name}" for agent in self._app.agents],
             running=self._running,
+            leases=sum(len(consumer.held.all()) for consumer in self._consumers),
+            slots=sum(agent.consumers for agent in self._app.agents),
         )
 
     def _agent_record(self, agent: Agent) -> AgentRecord:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import cast
+from typing import Any, cast
 
 import anyio
 import pytest
 
+from omnidaemon.errors import InvalidSettings
 from omnidaemon.messages import Count, Record, Write
+from omnidaemon.stores.base import Store
 from tests.contract.conftest import STORE_SETTINGS, Backend, Setting
 
 pytestmark = [
@@ -217,6 +219,78 @@ async def test_a_key_that_is_a_prefix_of_another_is_its_own(backend: Backend) ->
     assert keys(await store.browse("results", prefix="a:")) == ["a:b"]
     assert await store.remove("results", "a") == 1
     assert keys(await store.browse("results")) == ["a:b"]
+
+
+async def pages(store: Store, limit: int, **what: Any) -> list[list[str]]:
+    """The keys, a page at a time, until a page is empty."""
+    found, before = list[list[str]](), None
+    while page := await store.browse("results", limit=limit, before=before, **what):
+        found.append(keys(page))
+        before = page[-1].place
+    return found
+
+
+async def test_going_on_from_a_place_gives_what_was_older(backend: Backend) -> None:
+    store = backend.store()
+    labels = ("even", "odd")
+    for number in range(4):
+        await store.write(Write("results", f"a:{number}", b"1", label=labels[number % 2]))
+    # Of one write, and of several times to live, which Redis keeps apart.
+    await store.write(
+        *(
+            Write("results", f"b:{n}", b"1", labels[n % 2], ttl=backend.lease * (20 + n % 3))
+            for n in range(6)
+        )
+    )
+    everything = [f"b:{n}" for n in reversed(range(6))] + [f"a:{n}" for n in reversed(range(4))]
+    assert await pages(store, 4) == [everything[:4], everything[4:8], everything[8:]]
+    assert await pages(backend.store(), 3, label="even") == [
+        ["b:4", "b:2", "b:0"],
+        ["a:2", "a:0"],
+    ]
+    assert await pages(store, 3, prefix="a:") == [["a:3", "a:2", "a:1"], ["a:0"]]
+    assert await pages(store, 1, prefix="b:", label="odd") == [["b:5"], ["b:3"], ["b:1"]]
+
+
+async def test_the_newest_of_many_labels_are_the_newest_of_all(backend: Backend) -> None:
+    store = backend.store()
+    # Some labels have many of the newest, most none; on Redis each is a list of its own.
+    labels = [f"l{n * n % 23 if n % 3 else 0}" for n in range(300)]
+    await store.write(*(Write("results", f"k{n}", b"", labels[n]) for n in range(200)))
+    for n in range(200, 300):
+        await store.write(Write("results", f"k{n}", b"", labels[n]))
+    expected = [f"k{n}" for n in reversed(range(300))]
+    assert keys(await store.browse("results", limit=1)) == expected[:1]
+    assert keys(await store.browse("results", limit=1_000)) == expected
+    assert [key for page in await pages(store, 37) for key in page] == expected
+
+
+async def test_pages_stay_the_same_while_records_are_written_removed_and_expire(
+    backend: Backend,
+) -> None:
+    store = backend.store()
+    await store.write(Write("results", "mortal", b"1", ttl=backend.lease))
+    for name in "abcdefgh":
+        await store.write(Write("results", name, b"1", label="x"))
+    first = await store.browse("results", limit=3)
+    assert keys(first) == ["h", "g", "f"]
+    await store.write(Write("results", "new", b"1"), Write("results", "c", b"2"))
+    await store.remove("results", "f", "d")  # the one that the page ends with, and an older one
+    await backend.elapse(backend.lease * 1.1)
+    rest = await store.browse("results", before=first[-1].place)
+    assert keys(rest) == ["e", "b", "a"]
+    assert keys(await backend.store().browse("results", before=first[-1].place, limit=2)) == [
+        "e",
+        "b",
+    ]
+    assert await store.browse("results", before=rest[-1].place) == []
+
+
+@pytest.mark.parametrize("place", ["", "x", "-1", "1 OR 1", "９", "9" * 40])
+async def test_what_is_no_place_is_refused(backend: Backend, place: str) -> None:
+    await backend.store().write(Write("results", "a", b"1"))
+    with pytest.raises(InvalidSettings, match="place"):
+        await backend.store().browse("results", before=place)
 
 
 # Removing and clearing

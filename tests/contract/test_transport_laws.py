@@ -326,6 +326,18 @@ async def test_renewing_keeps_a_lease(backend: Backend) -> None:
         assert await backend.settle(one, [kept]) == ["applied"]
 
 
+async def test_renewing_what_was_settled_and_came_again_says_lost(backend: Backend) -> None:
+    transport = backend.transport()
+    async with transport.subscribe("orders", "mail", lease=backend.lease) as mail:
+        await transport.publish(*backend.messages("a"))
+        old = await mail.receive(1, wait=0)
+        await backend.settle(mail, old, RetryAfter(0))
+        new = await mail.receive(1, wait=0)
+        assert await transport.renew(mail.consumer, old) == old
+        assert await transport.renew(mail.consumer, [*old, *new]) == old
+        assert await backend.settle(mail, new) == ["applied"]
+
+
 async def test_renewing_after_a_takeover_says_lost_and_steals_nothing_back(
     backend: Backend,
 ) -> None:
@@ -767,6 +779,74 @@ async def test_a_replay_by_position_takes_those_alone(backend: Backend) -> None:
         assert ids(await backend.drain(mail)) == ["b"]
 
 
+async def test_a_replay_with_a_mended_body_delivers_that_and_dies_with_it_again(
+    backend: Backend,
+) -> None:
+    await _bury(backend, "a", "b")
+    transport = backend.transport()
+    position = {dead.id: dead.position for dead in await transport.dead_letters("orders")}
+    mended = b"\0mended\xff" * 1_000
+    assert await transport.replay("orders", "mail", [position["a"]], body=mended) == 1
+    assert await transport.replay("orders", "mail", [position["a"]], body=b"too late") == 0
+    assert ids(await transport.dead_letters("orders")) == ["b"]
+    async with (
+        transport.subscribe("orders", "mail", lease=backend.lease) as mail,
+        backend.transport().subscribe("orders", "late", lease=backend.lease) as late,
+    ):
+        (again,) = await mail.receive(10, wait=0)
+        assert (again.id, again.body) == ("a", mended)
+        assert (again.attempt, again.crashes, again.replays) == (1, 0, 1)
+        await backend.settle(mail, [again], RetryAfter(0))
+        (second,) = await mail.receive(10, wait=0)
+        assert (second.body, second.attempt, second.replays) == (mended, 2, 1)
+        await backend.settle(mail, [second], Bury(b"still no"))
+        assert mended not in [delivery.body for delivery in await late.receive(10, wait=0)]
+    newest, _ = await transport.dead_letters("orders")
+    assert (newest.id, newest.body, newest.reason) == ("a", mended, b"still no")
+    event = await transport.find("orders", "a")
+    assert event is None or event.body == b"body of a"
+
+
+async def test_a_replay_with_an_unfit_body_changes_nothing(backend: Backend) -> None:
+    await _bury(backend, "a")
+    transport = backend.transport()
+    (letter,) = await transport.dead_letters("orders")
+    unfit = cast(bytes, "text")
+    with pytest.raises(TypeError):
+        await transport.replay("orders", "mail", [letter.position], body=unfit)
+    assert await transport.dead_letters("orders") == [letter]
+
+
+async def test_one_events_dead_letters_are_found_among_many(backend: Backend) -> None:
+    await _bury(backend, *(f"e{n}" for n in range(600)), "twice", "twice")
+    await _bury(backend, "x", group="bill")
+    transport = backend.transport()
+    (oldest,) = await transport.dead_letters("orders", event_id="e0")
+    assert (oldest.id, oldest.body) == ("e0", b"body of e0")
+    assert ids(await transport.dead_letters("orders", "mail", event_id="twice")) == ["twice"] * 2
+    (newest,) = await transport.dead_letters("orders", "mail", event_id="twice", limit=1)
+    (older,) = await transport.dead_letters(
+        "orders", "mail", event_id="twice", before=newest.position
+    )
+    assert older.position != newest.position
+    assert await transport.dead_letters("orders", "bill", event_id="e0") == []
+    assert await transport.dead_letters("orders", event_id="none") == []
+
+
+async def test_dead_letters_are_looked_through_a_page_at_a_time(backend: Backend) -> None:
+    await _bury(backend, *"abcde")
+    await _bury(backend, *"xyz", group="bill")
+    transport = backend.transport()
+    found, before = list[list[str]](), None
+    while page := await transport.dead_letters("orders", "mail", limit=2, before=before):
+        found.append(ids(page))
+        before = page[-1].position
+        await transport.discard("orders", "mail", [before])  # what is gone is a place still
+    assert found[0] == ["e", "d"]
+    assert [name for names in found for name in names][:5] == list("edcba")
+    assert await transport.dead_letters("orders", "mail", before="none") == []
+
+
 async def test_a_replay_by_group_leaves_the_others_dead(backend: Backend) -> None:
     transport = backend.transport()
     async with (
@@ -1191,6 +1271,13 @@ async def test_locate_finds_an_event_in_every_topic_that_holds_it(backend: Backe
     transport = backend.transport()
     await transport.publish(*backend.messages("a"), *backend.messages("a", topic="bills"))
     assert sorted(place.topic for place in await transport.locate("a")) == ["bills", "orders"]
+
+
+async def test_locate_looks_in_one_topic_alone_if_told(backend: Backend) -> None:
+    transport = backend.transport()
+    await transport.publish(*backend.messages("a"), *backend.messages("a", topic="bills"))
+    assert await transport.locate("a", "bills") == [Place("bills", None, "pending")]
+    assert await transport.locate("a", "none") == []
 
 
 async def test_locate_finds_a_dead_letter_whose_event_was_trimmed(backend: Backend) -> None:

@@ -45,6 +45,7 @@ def url_of(worker: Started) -> str:
     line = worker.line("the admin API is served at")
     match = re.search(r"at (http://\S+),", line)
     assert match is not None
+    assert f"the dashboard at {match[1]}/ui," in line
     return match[1]
 
 

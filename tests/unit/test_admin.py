@@ -13,14 +13,14 @@ from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
-from omnidaemon import App
+from omnidaemon import App, Envelope
 from omnidaemon.admin import Admin
 from omnidaemon.admin.answers import run_answer, task_answer
 from omnidaemon.errors import ConfigurationError
 from omnidaemon.fleet import Fleet
-from omnidaemon.testing import Served
+from omnidaemon.testing import Served, serve
 from omnidaemon.views import run_public, task_public
-from tests.unit.admin_client import client, served_shop, shop
+from tests.unit.admin_client import KEYS, client, served_shop, shop
 
 pytestmark = pytest.mark.anyio
 
@@ -172,6 +172,43 @@ async def test_a_payload_of_any_other_shape_is_the_content(payload: Any) -> None
     async with served_shop() as (served, http):
         task_id = await done(served, http, "orders", payload)
         assert (await http.get(f"/tasks/{task_id}")).json()["result"] == {"charged": payload}
+
+
+async def test_a_task_tells_its_earlier_runs_and_what_caused_it() -> None:
+    async with served_shop() as (served, http):
+        bad = await done(served, http, "orders", "bad")
+        await http.post("/bus/dlq/orders/replay", json={})
+        await served.settled()
+        child = await published(http, "mails", 1, causation_id=bad)
+        await served.settled()
+        [first] = (await http.get(f"/tasks/{bad}")).json()["agents"]["charge"]["history"]
+        assert (first["attempt"], first["replays"], first["status"]) == (1, 0, "dead")
+        assert first["error"] == {"type": "ValueError", "message": "no money"}
+        found = (await http.get(f"/tasks/{child}")).json()
+        assert found["causation_id"] == found["agents"]["mail"]["causation_id"] == bad
+        for one in (bad, child):
+            tree = (await http.get(f"/tasks/{one}/tree")).json()
+            assert (tree["tasks"], tree["complete"], tree["root"]["task_id"]) == (2, True, bad)
+            assert tree["root"]["error"]["message"] == "no money"
+            [kin] = tree["root"]["children"]
+            assert (kin["task_id"], kin["status"], kin["agents"]) == (
+                *(child, "succeeded"),
+                {"mail": "succeeded"},
+            )
+        assert (await http.get("/tasks/none/tree")).status_code == 404
+
+
+async def test_a_key_bound_to_a_tenant_gets_its_own_tasks_tree_alone() -> None:
+    app = shop()
+    async with serve(app) as served:
+        admin = Admin(app, keys=KEYS)
+        await app.publish(Envelope("orders", 1, "mine", tenant_id="a"))
+        await app.publish(Envelope("orders", 1, "theirs", tenant_id="b", causation_id="mine"))
+        await served.settled()
+        async with client(admin, "a-key") as http:
+            tree = (await http.get("/tasks/mine/tree")).json()
+            assert (tree["tasks"], tree["root"]["children"]) == (1, [])
+            assert (await http.get("/tasks/theirs/tree")).status_code == 403
 
 
 async def test_a_dead_task_says_why() -> None:

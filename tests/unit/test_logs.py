@@ -224,6 +224,18 @@ def test_a_program_that_has_set_logging_up_keeps_its_way(monkeypatch):
     assert ours.level == logging.DEBUG
 
 
+def test_a_handler_that_exports_lines_does_not_take_the_place_of_ours(monkeypatch):
+    root = logging.Logger("root")  # noqa: LOG001
+    exports = type("LoggingHandler", (logging.NullHandler,), {"__module__": "opentelemetry.sdk"})()
+    root.addHandler(exports)
+    named = {None: root, "omnidaemon": root, "watchfiles": logging.NullHandler()}
+    monkeypatch.setattr(logging, "getLogger", lambda name=None: named[name])
+    set_up("info", "json")
+    [same, ours] = root.handlers
+    assert same is exports
+    assert isinstance(ours.formatter, JsonFormatter)
+
+
 def test_a_thread_of_nobody_names_no_task():
     """A thread that the standard library alone starts has no context: documented."""
     seen = []

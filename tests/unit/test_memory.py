@@ -172,3 +172,15 @@ def test_expired_records_leave_nothing_behind() -> None:
         shelf.put(Write("results", f"r{n}", b"", f"t{n}", 5.0), b"", now=float(n), unix=0.0)
     shelf.sweep(2_000.0)
     assert len(shelf) == len(shelf._labels) == len(shelf._expiry) == 0
+
+
+def test_keys_looked_through_once_are_let_go_when_their_records_expire() -> None:
+    shelf = Shelf()
+    shelf.put(Write("results", "first", b"", ttl=1.0), b"", now=0.0, unix=0.0)
+    assert shelf.newest("fi", None, 10)
+    for number in range(5_000):
+        now = 2.0 * number
+        shelf.sweep(now)
+        shelf.put(Write("results", f"k{number}", b"", ttl=1.0), b"", now=now, unix=now)
+    assert len(shelf._sorted or ()) < 2_000
+    assert [record.key for record in shelf.newest("k4", None, 10)] == ["k4999"]

@@ -1,5 +1,6 @@
 -- KEYS: stream, meta, due, retry, state, dead letters. Hands dead letters back to their group: those
--- with the ids, or all that there are now. They come from a stream of their own, because their
+-- with the ids, or all that there are now, with their own body or that at place `body` in ARGV.
+-- They come from a stream of their own, because their
 -- event may be trimmed, and wait in it as what was handed back does.
 local a = cmsgpack.unpack(ARGV[1])
 local stream, meta, due, retry, state, dead = unpack(KEYS)
@@ -19,7 +20,7 @@ end
 for _, letter in ipairs(letters) do
   local field = {}
   for i = 1, #letter[2], 2 do field[letter[2][i]] = letter[2][i + 1] end
-  local id = redis.call('XADD', retry, '*', 'id', field.id, 'body', field.body,
+  local id = redis.call('XADD', retry, '*', 'id', field.id, 'body', a.body and ARGV[a.body] or field.body,
     'n', '0 0', 'position', field.position)
   redis.call('XREADGROUP', 'GROUP', a.group, WAITING, 'COUNT', 1, 'STREAMS', retry, '>')
   redis.call('HSET', state, 'r' .. id, '1 0 ' .. (field.replays + 1))
