@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Concatenate, ParamSpec
 
 import nox
 
@@ -20,20 +21,28 @@ nox.options.reuse_venv = "yes"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 
+# Agent frameworks, each with an environment of its own: they do not resolve together.
+FRAMEWORKS = [
+    group.removeprefix("example-")
+    for group in PROJECT["dependency-groups"]
+    if group.startswith("example-") and group != "example-test"
+]
+
 took: list[tuple[str, float, float]] = []
 
-Session = Callable[[nox.Session], None]
+P = ParamSpec("P")
+Session = Callable[Concatenate[nox.Session, P], None]
 
 
-def budget(minutes: float) -> Callable[[Session], Session]:
+def budget(minutes: float) -> Callable[[Session[P]], Session[P]]:
     """Fails a session that takes longer, its installation included."""
 
-    def decorate(function: Session) -> Session:
+    def decorate(function: Session[P]) -> Session[P]:
         @functools.wraps(function)
-        def run(session: nox.Session) -> None:
+        def run(session: nox.Session, /, *args: P.args, **kwargs: P.kwargs) -> None:
             start = time.monotonic()
             try:
-                function(session)
+                function(session, *args, **kwargs)
             finally:
                 seconds = time.monotonic() - start
                 took.append((session.name, seconds, minutes * 60))
@@ -100,13 +109,32 @@ def tests(session: nox.Session) -> None:
     run_tests(session)
 
 
+@nox.session(venv_backend="uv|virtualenv")  # uv installs faster, where it is there
+@nox.parametrize("framework", FRAMEWORKS, ids=FRAMEWORKS)
+@budget(5)
+def frameworks(session: nox.Session, framework: str) -> None:
+    """The examples with agent frameworks, in real workers."""
+    install(session, "example-test", f"example-{framework}", package=".")
+    run_tests(session, f"tests/frameworks/test_{framework.replace('-', '_')}.py")
+
+
 @nox.session
 @budget(2)
 def docs(session: nox.Session) -> None:
-    """The pages, every link checked."""
-    session.install(*nox.project.dependency_groups(PROJECT, "docs"))
+    """The pages, every link checked, with the reference made of the code."""
+    install(session, "docs", package=".[api]")
     # The theme announces its successor at length.
-    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+    session.env["NO_MKDOCS_2_WARNING"] = "1"
+    # As a module, so that what makes pages is found in this folder.
+    session.run("python", "-m", "mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session(name="coming-from", default=False)
+@budget(4)
+def coming_from(session: nox.Session) -> None:
+    """The same program on other frameworks, as the page about changing over shows it."""
+    install(session, "coming-from", "test", package=".[redis]")
+    run_tests(session, "tests/coming_from")
 
 
 @nox.session

@@ -49,34 +49,37 @@ class Settings(Struct, frozen=True, kw_only=True):
     """What the environment says, checked; without arguments, what holds when it says nothing.
 
     Attributes:
-        event_bus: Where events wait (EVENT_BUS_TYPE).
-        storage: Where results and records are kept; None follows the bus (STORAGE_BACKEND).
-        sqlite: The SQLite file; None is `omnidaemon.db` in `json_storage_dir` (OMNIDAEMON_SQLITE).
+        event_bus: Where events wait; with REDIS_URL set it is Redis by default (EVENT_BUS_TYPE).
+        storage: Where results and records are kept; by default where events are (STORAGE_BACKEND).
+        sqlite: The SQLite file; by default `omnidaemon.db` in JSON_STORAGE_DIR
+            (OMNIDAEMON_SQLITE).
         json_storage_dir: The folder of JSON files and of the SQLite file (JSON_STORAGE_DIR).
         redis_url: The Redis server, cluster or sentinels (REDIS_URL).
         redis_key_prefix: What every Redis key starts with (REDIS_KEY_PREFIX).
-        wire: How envelopes are written (OMNIDAEMON_WIRE).
+        wire: How envelopes are written; all forms are always read (OMNIDAEMON_WIRE).
         log_level: A level of the logging module (LOG_LEVEL).
         log_format: How lines look: one JSON object each, text, or by whether a person reads them at
             a terminal (LOG_FORMAT).
-        api_enabled: True if a worker serves the admin API (OMNIDAEMON_API_ENABLED).
+        api_enabled: Whether a worker serves the admin API (OMNIDAEMON_API_ENABLED).
         api_host: The address it listens on (OMNIDAEMON_API_HOST).
         api_port: The port it listens on (OMNIDAEMON_API_PORT).
-        api_keys: The entries of OMNIDAEMON_API_KEYS, as written.
+        api_keys: Its keys, separated by commas, each `key:scope` or `key:scope:tenant`
+            (OMNIDAEMON_API_KEYS).
         api_hosts: Host names under which it is answered without keys, besides localhost
             (OMNIDAEMON_API_HOSTS).
         metrics_port: Where a worker serves its own metrics for Prometheus; None for nowhere. With
             several processes the others take the ports after it (OMNIDAEMON_METRICS_PORT).
         metrics_host: The address it listens on for that (OMNIDAEMON_METRICS_HOST).
-        webhooks: True if workers post to webhooks; else the posts wait for one that does
+        webhooks: Whether a worker posts to webhooks; else the posts wait for one that does
             (OMNIDAEMON_WEBHOOKS).
-        webhook_secrets: What webhooks are signed with (OMNIDAEMON_WEBHOOK_SECRET).
+        webhook_secrets: What webhooks are signed with, `whsec_...`; two, separated by a comma,
+            while one replaces the other (OMNIDAEMON_WEBHOOK_SECRET).
         webhook_allow: Hosts and networks that webhooks reach although they are private
             (OMNIDAEMON_WEBHOOK_ALLOW).
         result_ttl: Seconds for which a result is kept (OMNIDAEMON_RESULT_TTL).
-        retention: Settled events kept per topic (OMNIDAEMON_RETENTION).
-        max_backlog: Unsettled events per topic beyond which new ones are refused; None for no
-            bound (OMNIDAEMON_MAX_BACKLOG).
+        retention: Settled events kept per topic, for inspection (OMNIDAEMON_RETENTION).
+        max_backlog: Unsettled events per topic beyond which new ones are refused; by default
+            there is no bound (OMNIDAEMON_MAX_BACKLOG).
         max_message: Bytes an encoded envelope may have (OMNIDAEMON_MAX_MESSAGE).
         grace: Seconds that running handlers get when a worker stops (OMNIDAEMON_GRACE).
         chosen_by: Which variables led to `event_bus`.

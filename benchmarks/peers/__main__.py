@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from redis import Redis
@@ -85,7 +86,7 @@ def main() -> int:
             version = client.info("server")["redis_version"]
         if int(version.partition(".")[0]) < 7:
             raise SystemExit(f"redis-server on PATH is {version}; the benchmark needs 7 or newer")
-        about = {"machine": machine(version)}
+        about = {"date": datetime.now(UTC).date().isoformat(), "machine": machine(version)}
         runners = [
             (entry, Runner(entry, pythons[entry.name], url, scale))
             for entry in chosen(options.only)

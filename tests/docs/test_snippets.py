@@ -1,8 +1,11 @@
 """The documentation is true: its Python runs, its commands exist, its tables are complete.
 
-Python blocks of a page share one namespace and run in order, in an empty folder, with
-EVENT_BUS_TYPE=memory; test functions among them are called. A block after a comment
-`<!-- not run: why -->` is compiled only.
+Every Python or shell block of a page is one of these:
+
+- Python that runs here: the blocks of a page share one namespace and run in order, in an empty
+  folder, with EVENT_BUS_TYPE=memory; test functions among them are called;
+- a file, or a part of one, that another test runs (`<!-- file: PATH -->`);
+- shell of a page that `test_steps.py` follows, or that names what tries it.
 """
 
 from __future__ import annotations
@@ -18,37 +21,57 @@ from pathlib import Path
 import click
 import pytest
 
+from docs.generate.__main__ import MAKERS
+from docs.generate.regions import included_files, pages, renewed
 from omnidaemon import TaskFailed, settings
-from omnidaemon.settings import Settings
 from omnidaemon.testing import run, serve
+from tests.docs.terminals import Step, steps
+from tests.docs.test_steps import FOLLOWED
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = pages()
 BLOCK = re.compile(
-    r"(?P<skip><!-- not run: [^\n]+ -->\n)?^```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```$",
+    r"(?P<file><!-- file: [^\n]+ -->\n)?^```(?P<language>\w+)[^\n]*\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
+FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+FENCE = re.compile(r"^ *```(\w+)", re.MULTILINE)
 
 
 def blocks(page: Path, language: str) -> Iterator[tuple[int, str, bool]]:
-    """The line, the code, and whether it is run, of each block in the language."""
+    """The line, the code, and whether it is run here, of each block in the language."""
     text = page.read_text(encoding="utf-8")
     for found in BLOCK.finditer(text):
         if found["language"] != language:
             continue
-        yield text.count("\n", 0, found.start("code")), found["code"], not found["skip"]
+        yield text.count("\n", 0, found.start("code")), found["code"], not found["file"]
+
+
+# What runs the files that pages show, by the beginning of their paths.
+RUN_BY = {
+    "examples/quickstart": "tests/docs/test_steps.py",
+    "examples/tutorial/": "tests/docs/test_steps.py",
+    "examples/classic_sdk.py": "tests/docs/test_steps.py",
+    "examples/guides/": "tests/docs/test_guides.py",
+    "examples/patterns/": "tests/examples/test_patterns.py",
+    "examples/plain/": "tests/frameworks/test_plain.py",
+    "examples/langgraph/": "tests/frameworks/test_langgraph.py",
+    "examples/pydantic_ai/": "tests/frameworks/test_pydantic_ai.py",
+    "examples/openai_agents/": "tests/frameworks/test_openai_agents.py",
+    "examples/google_adk/": "tests/frameworks/test_google_adk.py",
+    "examples/omnicoreagent/": "tests/frameworks/test_omnicoreagent.py",
+    "examples/coming_from/": "tests/coming_from/test_shops.py",
+}
 
 
 def commands() -> list[tuple[str, list[str]]]:
+    """The commands that pages name in their text; those in blocks are run."""
     found = []
     for page in PAGES:
-        for _, code, _ in blocks(page, "sh"):
-            for line in code.splitlines():
-                words = shlex.split(line.rpartition("&& ")[2], comments=True)
-                if words and Path(words[0]).name == "omnidaemon":
-                    found.append((page.name, words[1:]))
-                elif words[:3] == ["uv", "run", "omnidaemon"]:
-                    found.append((page.name, words[3:]))
+        text = FENCED.sub("", page.read_text(encoding="utf-8"))
+        for code in re.findall(r"`((?:uv run )?omnidaemon [a-z][^`]*)`", text):
+            words = shlex.split(code.rpartition("&& ")[2].replace("...", ""))
+            found.append((page.name, words[words.index("omnidaemon") + 1 :]))
     return found
 
 
@@ -131,26 +154,41 @@ def test_a_command_of_the_documentation_exists_with_its_options(page: str, words
     assert given <= {*known, "--help"}
 
 
-@pytest.mark.parametrize(
-    ("page", "name"),
-    [
-        ("README.md", "quickstart.py"),
-        ("docs/quickstart.md", "quickstart.py"),
-        ("docs/classic-sdk.md", "classic_sdk.py"),
-    ],
-)
-def test_an_example_is_shown_as_it_is(page: str, name: str):
-    example = (ROOT / "examples" / name).read_text(encoding="utf-8")
-    _, shown, _ = next(blocks(ROOT / page, "python"))
-    assert shown.strip() == example.partition('"""\n\n')[2].strip()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_takes_from_elsewhere_is_up_to_date(page: Path):
+    text = page.read_text(encoding="utf-8")
+    assert renewed(text, MAKERS) == text, "run `python -m docs.generate`"
 
 
-def test_the_webhook_example_is_shown_as_it_is():
-    example = (ROOT / "examples/webhook.py").read_text(encoding="utf-8")
-    agent, verified, _ = (code for _, code, _ in blocks(ROOT / "docs/webhooks.md", "python"))
-    for shown in (agent.partition("app = ")[2], verified.partition("def ")[2]):
-        assert shown
-        assert shown in example
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_file_that_a_page_shows_is_run_by_a_test(page: Path):
+    for shown in included_files(page.read_text(encoding="utf-8")):
+        test = next((test for start, test in RUN_BY.items() if shown.startswith(start)), None)
+        assert test is not None, f"{page.name} shows {shown}: write a test that runs it"
+        assert (ROOT / test).exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_shell_block_of_a_page_is_followed_by_a_test(page: Path):
+    checks = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()[-1]
+    for step in steps(page.read_text(encoding="utf-8")):
+        if step.language in ("sh", "bash", "shell", "console") and not _tried(page, step, checks):
+            pytest.fail(f"{page.name}, line {step.line}: nothing tries this:\n{step.code}")
+
+
+def _tried(page: Path, step: Step, checks: str) -> bool:
+    if "tried by: .ci/run" in step.comments:
+        return step.code.strip() == checks
+    return str(page.relative_to(ROOT)) in FOLLOWED and step.language == "sh"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_block_of_a_page_escapes_these_tests(page: Path):
+    """Indented fences and other spellings of a language would not be found above."""
+    text = page.read_text(encoding="utf-8")
+    found = [step.language for step in steps(text) if step.language != "key"]
+    assert found == FENCE.findall(text)
+    assert set(found) <= {"sh", "python", "text", "json", "ini", "yaml", "zsh", "fish"}
 
 
 def test_the_readme_and_the_checks_of_a_change_run_the_same_command():
@@ -158,21 +196,13 @@ def test_the_readme_and_the_checks_of_a_change_run_the_same_command():
     assert [command] in [code.splitlines() for _, code, _ in blocks(ROOT / "README.md", "sh")]
 
 
-def test_the_configuration_page_has_every_variable_with_its_default():
+def test_the_table_of_settings_has_every_variable_that_is_read():
     page = (ROOT / "docs/configuration.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `([A-Z_]+)` \| ([^|]+) \|", page, re.MULTILINE))
-    source = inspect.getsource(settings)
-    read = set(re.findall(r'reader\.\w+\(\s*"([A-Z_]+)"', source))
-    assert set(rows) == read
-    defaults = Settings()
-    plain = {
-        name: shown.strip("`") for name, shown in rows.items() if re.fullmatch(r"`\S+`", shown)
-    }
-    assert plain.pop("OMNIDAEMON_GRACE") == f"{defaults.grace:g}"
-    assert plain.pop("OMNIDAEMON_RESULT_TTL") == f"{defaults.result_ttl:g}"
-    for name, shown in plain.items():
-        field = name.lower().removeprefix("omnidaemon_")
-        assert shown == str(getattr(defaults, field)).lower() or shown == getattr(defaults, field)
+    assert set(rows) == set(re.findall(r'reader\.\w+\(\s*"([A-Z_]+)"', inspect.getsource(settings)))
+    assert rows["OMNIDAEMON_GRACE"] == "`30`"
+    assert rows["OMNIDAEMON_MAX_BACKLOG"] == "none"
+    assert rows["OMNIDAEMON_WEBHOOKS"] == "`true`"
 
 
 def test_nothing_says_to_install_the_project_that_only_shares_the_name():

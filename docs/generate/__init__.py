@@ -1,0 +1,1 @@
+"""Writes what pages take from elsewhere: excerpts of examples, tables, and the reference."""

@@ -1,0 +1,40 @@
+"""The same agent with the classic SDK: `python -m examples.omnicoreagent.classic`."""
+
+import asyncio
+from typing import Any
+
+from examples.omnicoreagent.clerk import answer, file_clerk
+from omnidaemon import AgentConfig, OmniDaemonSDK, SubscriptionConfig
+
+sdk = OmniDaemonSDK()
+
+
+async def main() -> None:
+    clerk = file_clerk()
+    await clerk.connect_mcp_servers()
+
+    async def do_file_task(message: dict[str, Any]) -> dict[str, str]:
+        """Does a task on the files."""
+        session = message["correlation_id"] or message["id"]
+        return {"answer": await answer(clerk, message["content"]["prompt"], session)}
+
+    await sdk.register_agent(
+        agent_config=AgentConfig(
+            topic="file_system.tasks",
+            callback=do_file_task,
+            name="file_clerk",
+            description="Does tasks on files",
+            tools=["read_text_file", "write_file", "list_directory"],
+            config=SubscriptionConfig(consumer_count=2, max_retries=3),
+        )
+    )
+    await sdk.start()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await sdk.shutdown()
+        await clerk.cleanup()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
