@@ -106,7 +106,8 @@ def types(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """All tests, on the interpreter that runs nox."""
     install(session, "test")
-    run_tests(session)
+    # Two at a time, as half of them wait for other processes; by file, which share what they start.
+    run_tests(session, "--numprocesses=2", "--dist=loadfile")
 
 
 @nox.session(venv_backend="uv|virtualenv")  # uv installs faster, where it is there

@@ -1,6 +1,6 @@
 """Takes the pictures of the dashboard in docs/images, of a real worker under a real load.
 
-    python docs/screenshots.py [--seconds 150] [--only overview]
+    python docs/screenshots.py [--seconds 285] [--only overview]
 
 It starts a worker of the app below on the embedded SQLite, in a folder of its own, publishes events
 for a while, and photographs the pages in Chromium, light and dark.
@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -162,16 +163,15 @@ def a_claim(number: int) -> Claim:
     return Claim(f"C-{10_000 + number}", policy, _chance.choice(_DAMAGES), amount)
 
 
-async def publish(seconds: float) -> None:
+async def publish(stop: threading.Event) -> None:
     """A load that swells and ebbs, some of every kind."""
     fleet = Fleet(app)
     await fleet.pause("photos.uploaded", "describe-photo")
     for month in ("September", "October"):
         await app.send("reports.due", {"month": month})
     loop = asyncio.get_running_loop()
-    end = loop.time() + seconds
     number = 0
-    while loop.time() < end:
+    while not stop.is_set():
         number += 1
         await app.send("claims.received", a_claim(number), tenant_id=f"office-{number % 3}")
         for letter in range(_chance.randrange(1, 5)):
@@ -241,10 +241,15 @@ def load(seconds: float) -> Iterator[str]:
                 ["cat"], stdin=process.stderr, stdout=subprocess.DEVNULL
             )
             os.chdir(folder)
+            stop = threading.Event()
+            publisher = threading.Thread(target=asyncio.run, args=[publish(stop)])
+            publisher.start()
             try:
-                asyncio.run(publish(seconds))
+                stop.wait(seconds)
                 yield f"{url}/ui"
             finally:
+                stop.set()
+                publisher.join()
                 os.chdir(HERE)
                 process.send_signal(signal.SIGTERM)
                 process.wait(60)
@@ -284,8 +289,6 @@ def pages(page: Any, url: str) -> Iterator[str]:
         "tasks": "/tasks",
         "dead-letters": "/letters",
         "agents": "/agents",
-        "agent": "/agents/claims.read/check-policy",
-        "workers": "/workers",
     }.items():
         page.goto(f"{url}{path}")
         yield name
@@ -302,7 +305,7 @@ def pages(page: Any, url: str) -> Iterator[str]:
 def main() -> None:
     """Reads the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=150.0, help="how long the load lasts")
+    parser.add_argument("--seconds", type=float, default=285.0, help="how long the load lasts")
     parser.add_argument("--only", help="the name of one picture")
     parser.add_argument("--into", type=Path, default=HERE / "images", help="the folder")
     options = parser.parse_args()

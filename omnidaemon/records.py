@@ -29,8 +29,11 @@ TENANT_METRICS = "metrics.tenants"
 BEAT_SECONDS = 5.0
 BEAT_TTL = 3 * BEAT_SECONDS
 
-DURATIONS = (*(f"le:{seconds:g}" for seconds in SECONDS), "le:inf")
-"""The counters of runs by how long they took, in the order of SECONDS."""
+_BOUNDS = (*(f"{seconds:g}" for seconds in SECONDS), "inf")
+PROCESSED = tuple(f"processed:{bound}" for bound in _BOUNDS)
+FAILED = tuple(f"failed:{bound}" for bound in _BOUNDS)
+"""The counters of runs by how long they took, in the order of SECONDS: where a run is counted at
+all, so that a histogram costs no counter more than a number."""
 
 RunStatus = Literal["succeeded", "failed", "dead"]
 WorkerState = Literal["running", "draining", "degraded"]
@@ -192,10 +195,13 @@ class AgentMetrics(Struct, frozen=True):
     @classmethod
     def of(cls, fields: Mapping[str, float]) -> AgentMetrics:
         """As the counters say, by their names."""
-        durations = tuple(round(fields.get(name, 0)) for name in DURATIONS)
+        processed = [round(fields.get(name, 0)) for name in PROCESSED]
+        failed = [round(fields.get(name, 0)) for name in FAILED]
+        durations = tuple(map(sum, zip(processed, failed, strict=True)))
         return cls(
-            processed=round(fields.get("processed", 0)),
-            failed=round(fields.get("failed", 0)),
+            # Runs may have been counted by number alone: before there was a histogram.
+            processed=round(fields.get("processed", 0)) + sum(processed),
+            failed=round(fields.get("failed", 0)) + sum(failed),
             dead=round(fields.get("dead", 0)),
             seconds=fields.get("seconds", 0.0),
             retried=round(fields.get("retried", 0)),

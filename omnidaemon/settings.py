@@ -67,7 +67,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             (OMNIDAEMON_API_KEYS).
         api_hosts: Host names under which it is answered without keys, besides localhost
             (OMNIDAEMON_API_HOSTS).
-        metrics_port: Where a worker serves its own metrics for Prometheus; None for nowhere. With
+        metrics_port: Where a worker serves its own metrics for Prometheus, if anywhere. With
             several processes the others take the ports after it (OMNIDAEMON_METRICS_PORT).
         metrics_host: The address it listens on for that (OMNIDAEMON_METRICS_HOST).
         webhooks: Whether a worker posts to webhooks; else the posts wait for one that does

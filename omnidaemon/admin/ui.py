@@ -323,7 +323,12 @@ class Dashboard:
                 raise Refused(422, f"the theme is one of {', '.join(THEMES)}")
             answer = _onward(request, form.get("back", ""))
             answer.set_cookie(
-                THEME, form["theme"], 365 * 86_400, path=base_of(request), samesite="strict"
+                THEME,
+                form["theme"],
+                365 * 86_400,
+                path=base_of(request),
+                httponly=True,
+                samesite="strict",
             )
             return answer
 

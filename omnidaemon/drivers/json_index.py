@@ -20,6 +20,7 @@ class Index(Shelf):
     def __init__(self) -> None:
         super().__init__()
         self.live = 0
+        self._latest = 0
 
     def put_line(
         self, write: Write, position: int, length: int, *, written: float, expires: float | None
@@ -27,7 +28,11 @@ class Index(Shelf):
         """Notes where a record stands, which is the newest then."""
         if expires is not None:
             write = Write(write.collection, write.key, b"", write.label, expires - written)
-        self.put(write, _PLACE.pack(position, length), now=written, unix=written)
+        # About its time in microseconds, so that it stays the same wherever the file is read, also
+        # once lines were taken out of it.
+        self._latest = max(self._latest + 1, int(written * 1_000_000))
+        place = _PLACE.pack(position, length)
+        self.put(write, place, now=written, unix=written, number=self._latest)
         self.live += length
 
     def drop(self, key: str) -> bool:

@@ -6,6 +6,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
+from itertools import count
 
 from msgspec import Struct
 
@@ -17,8 +18,7 @@ class Entry(Struct, frozen=True, gc=False):
 
     Attributes:
         record: As the store gives it back.
-        write: Which write it was: a number that grows, and is about its time in microseconds, so
-            that it stays the same where the records are read anew from a file.
+        write: Which write it was; a record written again has a later one.
         mortal: True if it expires, and so stands in the shelf's queue of expiry.
     """
 
@@ -36,7 +36,7 @@ class Shelf:
         self._labels: dict[str, OrderedDict[str, None]] = {}
         self._expiry: list[tuple[float, int, str]] = []
         self._mortal = 0
-        self._latest = 0
+        self._writes = count(1)
         self._sorted: list[str] | None = None
 
     def __len__(self) -> int:
@@ -51,15 +51,18 @@ class Shelf:
             if entry is not None and entry.write == write:
                 self.drop(key)
 
-    def put(self, write: Write, value: bytes, *, now: float, unix: float) -> None:
-        """Writes a record, as the newest."""
+    def put(
+        self, write: Write, value: bytes, *, now: float, unix: float, number: int | None = None
+    ) -> None:
+        """Writes a record, as the newest; `number` says which write it is."""
         if not self.drop(write.key) and self._sorted is not None:
             self._sorted.append(write.key)
             if len(self._sorted) > 2 * len(self._entries) + 1_000:
                 self._sorted = None  # mostly keys of dropped records
         record = Record(write.key, value, write.label, unix)
-        self._latest = max(self._latest + 1, int(unix * 1_000_000))
-        entry = Entry(record, self._latest, write.ttl is not None)
+        if number is None:
+            number = next(self._writes)
+        entry = Entry(record, number, write.ttl is not None)
         self._entries[write.key] = entry
         if write.label is not None:
             self._labels.setdefault(write.label, OrderedDict())[write.key] = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 from omnidaemon.messages import Count, Write
 
 _RUN_MOST = 1_000  # Lua's stack takes some thousand arguments of a command
+_Alike = tuple[str, str | None, float | None]
+"""Collection, label and time to live, which make one index."""
 
 
 class Blobs(list[bytes]):
@@ -27,30 +29,6 @@ def milliseconds(seconds: float | None) -> int:
     return -1 if seconds is None else math.ceil(seconds * 1000)
 
 
-class _Runs:
-    """The writes to one collection, in order; alike ones that follow each other make one run."""
-
-    def __init__(self, collection: str) -> None:
-        self.collection = collection
-        self.runs: list[tuple[str, list[bytes]]] = []
-        self._parts: list[bytes] = []
-        self._alike: tuple[str | None, float | None] | None = None
-        self._header = b""
-
-    def add(self, key: str, write: Write) -> None:
-        if (write.label, write.ttl) != self._alike or len(self._parts) == 2 * _RUN_MOST:
-            self._alike = (write.label, write.ttl)
-            # A mark, so that no label and an empty one differ.
-            label = "" if write.label is None else f"={write.label}"
-            index = f"{milliseconds(write.ttl)}:{label}"
-            self._header = b"%d:%s" % (len(index.encode()), index.encode())
-            self._parts = []
-            self.runs.append((index, self._parts))
-        self._parts.append(key.encode())
-        # What is no bytes raises TypeError here, before anything is sent.
-        self._parts.append(self._header + cast(bytes, write.value))
-
-
 def packed_changes(changes: Iterable[Write | Count], blobs: Blobs) -> dict[str, list[Any]]:
     """Counters summed up; of several writes to one record the last, alike ones together."""
     writes: dict[tuple[str, str], Write] = {}
@@ -66,20 +44,35 @@ def packed_changes(changes: Iterable[Write | Count], blobs: Blobs) -> dict[str, 
     if not all(math.isfinite(amount) for amount in sums.values()):
         raise ValueError("a counter can only be changed by a finite amount")
     gone: dict[str, list[str]] = {}
-    puts: dict[str, _Runs] = {}
+    found: list[tuple[str, str, list[bytes]]] = []
+    latest: dict[str, tuple[_Alike, list[bytes], bytes]] = {}
+    alike: _Alike | None = None
+    parts: list[bytes] = []
+    header = b""
     for (collection, key), write in writes.items():
         if write.value is None:
             gone.setdefault(collection, []).append(key)
             continue
-        its_runs = puts.get(collection)
-        if its_runs is None:
-            its_runs = puts[collection] = _Runs(collection)
-        its_runs.add(key, write)
+        its_alike = (collection, write.label, write.ttl)
+        if its_alike != alike or len(parts) == 2 * _RUN_MOST:
+            alike = its_alike
+            # Those of one collection stay in order; another one's may stand in between.
+            run = latest.get(collection)
+            if run is None or run[0] != alike or len(run[1]) == 2 * _RUN_MOST:
+                # A mark, so that no label and an empty one differ.
+                label = "" if write.label is None else f"={write.label}"
+                index = f"{milliseconds(write.ttl)}:{label}"
+                header = b"%d:%s" % (len(index.encode()), index.encode())
+                run = latest[collection] = (alike, [], header)
+                found.append((collection, index, run[1]))
+            _, parts, header = run
+        parts.append(key.encode())
+        # What is no bytes raises TypeError here, before anything is sent.
+        parts.append(header + write.value)
     runs: list[list[Any]] = []
-    for its_runs in puts.values():
-        for index, parts in its_runs.runs:
-            runs.append([its_runs.collection, index, len(blobs) + 2, len(parts) // 2])
-            blobs += parts
+    for collection, index, parts in found:
+        runs.append([collection, index, len(blobs) + 2, len(parts) // 2])
+        blobs += parts
     counts = [
         (collection, f"{len(key.encode())}:{key}{field}", amount)
         for (collection, key, field), amount in sums.items()

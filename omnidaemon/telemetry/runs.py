@@ -13,7 +13,7 @@ from omnidaemon.envelope import Envelope
 from omnidaemon.messages import Ack, Bury, Delivery, Release, RetryAfter, Settlement, Verdict
 from omnidaemon.outcomes import Again, Dead, Outcome
 from omnidaemon.telemetry.sending import about, failed
-from omnidaemon.telemetry.signals import SYSTEM, Signals, links_to
+from omnidaemon.telemetry.signals import SYSTEM, Signals
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -83,7 +83,8 @@ class Runs:
         else:
             attributes |= about(envelope)
             parent = propagate.extract(envelope.headers, context.Context())
-            links = links_to(envelope.headers)
+            made_in = trace.get_current_span(parent).get_span_context()
+            links = [trace.Link(made_in)] if made_in.is_valid else []
         if delivery.replays:
             attributes["omnidaemon.replays"] = delivery.replays
         span = self._signals.tracer.start_span(

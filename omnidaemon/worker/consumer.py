@@ -41,8 +41,9 @@ from omnidaemon.messages import (
 )
 from omnidaemon.outcomes import CRASH_LIMIT, Again, Cause, Dead, Done, Outcome, decide, describe
 from omnidaemon.records import (
-    DURATIONS,
+    FAILED,
     METRICS,
+    PROCESSED,
     RunRecord,
     RunStatus,
     metric,
@@ -141,11 +142,10 @@ class AgentConsumer:
             )
             held.on_lost = self._seen.lease_lost
         self._atomic = shared.transport.backend == shared.store.backend
-        self._processed = metric(self._label, "processed")
-        self._failed = metric(self._label, "failed")
+        self._processed = [metric(self._label, name) for name in PROCESSED]
+        self._failed = [metric(self._label, name) for name in FAILED]
         self._dead = metric(self._label, "dead")
         self._retried = metric(self._label, "retried")
-        self._durations = [metric(self._label, name) for name in DURATIONS]
         self._queue: deque[Delivery] = deque()
         self._parked: list[anyio.Event] = []
         self._outbox: list[Settlement] = []
@@ -450,20 +450,20 @@ class AgentConsumer:
         retry_at: float | None = None
         action: Action = _ACK
         status: RunStatus = "succeeded"
-        counts = [self._processed]
+        took = 0 if seconds <= SECONDS[0] else bisect_left(SECONDS, seconds)
+        counts = [self._processed[took]]
         if isinstance(outcome, Again):
             cause, retry_at = outcome.cause, now + outcome.delay
             action, status = RetryAfter(outcome.delay), "failed"
-            counts = [self._failed, self._retried]
+            counts = [self._failed[took], self._retried]
         elif isinstance(outcome, Dead):
             cause, status = outcome.cause, "dead"
             action = Bury(self._reason(delivery, cause, now)) if outcome.keep else _ACK
-            counts = [self._failed, self._dead] if ran else [self._dead]
+            counts = [self._failed[took], self._dead] if ran else [self._dead]
         if cause is not None:
             self._log(delivery, outcome, cause)
         if ran:
-            took = self._durations[bisect_left(SECONDS, seconds)]
-            counts += (Count(METRICS, self._label, "seconds", seconds), took)
+            counts.append(Count(METRICS, self._label, "seconds", seconds))
         if not self._recorded:
             return Settlement(delivery, action, replies, tuple(counts))
         if envelope.webhook is not None and not isinstance(outcome, Again):
@@ -613,14 +613,15 @@ class AgentConsumer:
                 pause = min(RETRY_MOST, pause * 2)
 
     def _settled(self, settlements: Sequence[Settlement], verdicts: Sequence[Verdict]) -> None:
+        seen, tally = self._seen, self._shared.tally
         for settlement, verdict in zip(settlements, verdicts, strict=True):
             delivery = settlement.delivery
             self.held.drop(delivery)
             self.buried |= isinstance(settlement.action, Bury)
-            if self._shared.tally is not None:
-                self._shared.tally.settled(settlement, verdict)
-            if self._seen is not None:
-                self._seen.settled(settlement, verdict)
+            if tally is not None:
+                tally.settled(settlement, verdict)
+            if seen is not None:
+                seen.settled(settlement, verdict)
             if verdict == "lost" and not isinstance(settlement.action, Release):
                 logger.warning(
                     "agent %r on %r, event %s: its lease had gone to another worker, so nothing of "

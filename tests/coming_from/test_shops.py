@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import pytest
 
-from tests.process.conftest import Started, environment
 from tests.redis.servers import RedisServer, binaries
+from tests.started import Started, environment
 
 ROOT = Path(__file__).resolve().parents[2]
 SHOPS = "examples.coming_from.on_"

@@ -9,6 +9,8 @@ import pytest
 from omnidaemon import App, Context, Envelope, lineage
 from omnidaemon.errors import TaskNotFound
 from omnidaemon.lineage import Kin, Lineage
+from omnidaemon.records import RunRecord, run_write
+from omnidaemon.run_index import index_changes
 from tests.contract.conftest import Backend
 from tests.contract.test_fleet import an_app, until, working
 
@@ -146,6 +148,8 @@ async def test_a_tenant_sees_its_own_part_alone(app: App) -> None:
     await app.publish(Envelope("nobody", 1, "mine", tenant_id="a", causation_id="top"))
     await app.publish(Envelope("nobody", 1, "child", tenant_id="a", causation_id="mine"))
     await app.publish(Envelope("nobody", 1, "theirs", tenant_id="b", causation_id="mine"))
+    ran = RunRecord("ran", "x", "y", "succeeded", tenant_id="b", causation_id="mine")
+    await app.store.write(run_write(ran, 60), *index_changes(ran, 60))
     tree = await Lineage(app).tree("mine", tenant_id="a")
     assert tree.root.task_id == "mine"
     assert [child.task_id for child in tree.root.children] == ["child"]

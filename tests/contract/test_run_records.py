@@ -162,7 +162,7 @@ async def test_runs_are_found_by_what_caused_them_and_by_correlation(backend: Ba
     assert sorted(run.topic for run in (*first.runs, *rest.runs)) == ["done", "orders", "parts"]
     assert rest.place is None
     assert [run.topic for run in (await index.correlated(alone.id, limit=9)).runs] == ["done"]
-    assert (await index.correlated("a", limit=9)).runs == []
+    assert (await index.correlated("a", limit=9)).looked == 0  # a slash ends no name
 
     await app.tasks.remove(kin.id)
     assert len((await index.correlated(odd, limit=9)).runs) == 2

@@ -227,6 +227,7 @@ async def pages(store: Store, limit: int, **what: Any) -> list[list[str]]:
     while page := await store.browse("results", limit=limit, before=before, **what):
         found.append(keys(page))
         before = page[-1].place
+        assert len(found) < 100, "the pages do not end"
     return found
 
 

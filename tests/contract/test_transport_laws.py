@@ -1222,6 +1222,9 @@ async def test_a_group_says_when_its_oldest_unsettled_event_was_stored(backend: 
         assert await oldest() is None
         assert await transport.replay("orders", "mail") == 2
         assert await oldest() is None  # it has been settled once, however old it is
+        await transport.publish(*backend.messages("d"))
+        [newest, *_] = await transport.browse("orders")
+        assert (await backend.group()).oldest == newest.stored
 
 
 async def test_locate_knows_every_state(backend: Backend) -> None:

@@ -3,7 +3,7 @@
 What a page says to people is enough, but for what only the eye tells; that stands in comments:
 
     ```sh title="terminal 2"          a terminal of that name; without a title, the first one
-    ```text                           after shell: what must be seen there, "..." for anything
+    ```text                           right after shell: what must be seen there, "..." for anything
     ```text title="terminal 1"        what must be seen in that terminal
     ```python title="desk.py"         a file to be made where the first terminal stands
     <!-- keeps running -->            before shell: it goes on; Ctrl-C ends it later
@@ -47,23 +47,28 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\r")
 
 
 class Step(NamedTuple):
-    """A fenced block of a page and the comments right before it, or a key to be pressed."""
+    """A fenced block of a page and the comments right before it, or a key to be pressed.
+
+    It adjoins if there is no text between it and the step before.
+    """
 
     line: int
     language: str
     title: str | None
     code: str
     comments: tuple[str, ...] = ()
+    adjoins: bool = False
 
 
 def steps(text: str) -> Iterator[Step]:
     """What is to be done, in order."""
     comments: list[str] = []
     last = 0
+    adjoins = False
     for found in _STEP.finditer(text):
         line = text.count("\n", 0, found.start()) + 1
-        if comments and text[last : found.start()].strip():
-            comments = []
+        if text[last : found.start()].strip():
+            comments, adjoins = [], False
         last = found.end()
         if found["comment"] is not None:
             if found["comment"].startswith("press "):
@@ -77,8 +82,9 @@ def steps(text: str) -> Iterator[Step]:
             title["title"] if title else None,
             found["code"],
             tuple(comments),
+            adjoins,
         )
-        comments = []
+        comments, adjoins = [], True
 
 
 class Terminal:
@@ -162,10 +168,10 @@ class Terminal:
         """Ends the shell and whatever still runs in it."""
         assert self._process.stdin is not None
         self._process.stdin.close()
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for number in (signal.SIGINT, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, number)
-                self._process.wait(15)
+                self._process.wait(3)
             except ProcessLookupError:
                 break
             except subprocess.TimeoutExpired:
@@ -229,7 +235,7 @@ class Reader:
             self._run(step)
         elif step.language == "text" and step.title in self._terminals:
             self._look(self._terminals[step.title], self._with_ports(step.code))
-        elif step.language == "text" and self._last is not None:
+        elif step.language == "text" and step.adjoins and self._last is not None:
             self._look(self._last, self._with_ports(step.code))
         elif step.title and "/" not in step.title[:1]:
             file = self._where(self._terminal(FIRST)) / step.title

@@ -52,6 +52,7 @@ RUN_BY = {
     "examples/quickstart": "tests/docs/test_steps.py",
     "examples/tutorial/": "tests/docs/test_steps.py",
     "examples/classic_sdk.py": "tests/docs/test_steps.py",
+    "examples/guides/otlp.py": "tests/docs/test_steps.py",
     "examples/guides/": "tests/docs/test_guides.py",
     "examples/patterns/": "tests/examples/test_patterns.py",
     "examples/plain/": "tests/frameworks/test_plain.py",

@@ -13,7 +13,7 @@ from typing import NoReturn
 import pytest
 
 from tests.docs.terminals import Reader
-from tests.process.conftest import OURS
+from tests.started import OURS
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_CLONED = (".git", ".venv*", ".nox", "site", "dist", ".*_cache", "__pycache__", ".venvs", "*.db")
@@ -28,6 +28,7 @@ ALONE = (
     "docs/admin-api.md",
     "docs/classic-sdk.md",
     "docs/frameworks.md",
+    "docs/observability.md",
 )
 FOLLOWED = ("README.md", *ALONE, *TUTORIAL)
 
@@ -72,7 +73,7 @@ class Desk:
 
     def read(self, *pages: str) -> None:
         """Follows these pages in terminals of their own."""
-        ports = {named: str(free_port()) for named in ("6379", "8000", "8765")}
+        ports = {named: str(free_port()) for named in ("6379", "8000", "8765", "9100")}
         env = self.env | {"OMNIDAEMON_API_PORT": ports["8765"]}
         shutil.rmtree(self.clone / ".omnidaemon_data", ignore_errors=True)
         with Reader(self.clone, self.notes, env, ports) as reader:

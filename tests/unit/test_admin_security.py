@@ -299,6 +299,7 @@ async def test_a_key_of_a_tenant_gets_nothing_that_cannot_be_confined_to_it(
             "/tasks",
             "/publish-tasks",
             "/tasks/{task_id}",
+            "/tasks/{task_id}/tree",
             "/metrics",
             "/metrics/prometheus",
             "/livez",

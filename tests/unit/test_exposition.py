@@ -26,7 +26,7 @@ from omnidaemon.exposition import (
 from omnidaemon.fleet import Fleet
 from omnidaemon.messages import Ack, Delivery, GroupInfo, Release, Settlement
 from omnidaemon.posting import Answer, Post
-from omnidaemon.records import DURATIONS, AgentMetrics, Metrics, metric
+from omnidaemon.records import FAILED, PROCESSED, AgentMetrics, Metrics, metric
 from omnidaemon.telemetry.signals import SECONDS
 from omnidaemon.testing import VirtualClockLoop, serve
 from omnidaemon.worker.tally import Tally
@@ -120,7 +120,7 @@ async def test_gauges_say_how_far_agents_are():
 def test_a_run_is_counted_where_it_belongs(seconds, counted):
     """The bounds are inclusive, as Prometheus has them."""
     assert bisect_left(SECONDS, seconds) == counted
-    assert len(DURATIONS) == len(SECONDS) + 1
+    assert len(PROCESSED) == len(FAILED) == len(SECONDS) + 1
 
 
 def test_buckets_are_cumulated_and_end_with_all():
@@ -183,13 +183,13 @@ async def test_both_formats_are_served_and_read_by_their_parsers():
 def test_a_tally_counts_what_was_applied_and_what_was_lost():
     tally = Tally()
     delivery = Delivery("orders", "charge", "1", "1", b"", token=1)
-    moved = (metric("orders/charge", "processed"), metric("orders/charge", "le:1"))
+    moved = (metric("orders/charge", "processed:1"), metric("orders/charge", "seconds", 0.9))
     tally.settled(Settlement(delivery, Ack(), changes=moved), "applied")
     tally.settled(Settlement(delivery, Ack(), changes=moved), "repeated")
     tally.settled(Settlement(delivery, Ack(), changes=moved), "lost")
     tally.settled(Settlement(delivery, Release()), "lost")  # was handed back anyway
     [found] = tally.totals.values()
-    assert (found.processed, sum(found.durations)) == (1, 1)
+    assert (found.processed, found.seconds, sum(found.durations)) == (1, 0.9, 1)
     assert tally.lease_losses == {("orders", "charge"): 1}
 
 
@@ -247,6 +247,11 @@ async def test_counters_from_before_the_histogram_are_read():
     app = App("test", transport="memory")
     async with app:
         await app.store.write(metric("orders/charge", "processed", 5))
+        before = (await Metrics(app.store).totals())["orders"]["charge"]
+        await app.store.write(
+            *[metric("orders/charge", name) for name in (PROCESSED[0], FAILED[2])]
+        )
         totals = await Metrics(app.store).totals()
     found = totals["orders"]["charge"]
-    assert (found.processed, found.received, found.durations) == (5, 5, ())
+    assert (before.processed, before.received, before.durations) == (5, 5, ())
+    assert (found.processed, found.failed, found.durations[:3]) == (6, 1, (1, 0, 1))

@@ -748,12 +748,15 @@ def test_the_environment_alone_starts_the_admin_api_and_a_taken_port_stops_no_ag
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize("package", ["uvicorn", "jinja2"])
 def test_without_its_packages_the_admin_api_names_the_extra(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "omnidaemon.admin.server", raising=False)
-    with pytest.raises(MissingExtra, match="extra `api`"):
+    monkeypatch.setitem(sys.modules, package, None)
+    for name in list(sys.modules):
+        if name.startswith("omnidaemon.admin."):
+            monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingExtra, match=f"{package}.*extra `api`"):
         asyncio.run(start_api_server(OmniDaemonSDK(), port=0))
 
 
