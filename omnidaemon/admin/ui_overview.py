@@ -47,6 +47,7 @@ class Row(Struct, frozen=True):
     waiting: int
     delayed: int
     dead: int
+    oldest: float | None
 
 
 class Glance(Struct, frozen=True):
@@ -161,4 +162,5 @@ def _row(topic: TopicStats, rates: dict[tuple[str, str], Counted]) -> Row:
         sum(group.waiting for group in groups),
         topic.info.delayed,
         topic.info.dead,
+        min((group.oldest for group in groups if group.oldest is not None), default=None),
     )

@@ -69,10 +69,13 @@ def test_the_overview_names_who_is_waited_for(stage: Start, page: Page) -> None:
     page.goto(here.url)
     waiting = page.get_by_role("region", name="Waiting for somebody")
     expect(waiting).to_contain_text("1 event of orders queued meanwhile")
+    row = page.get_by_role("row", name=re.compile("^orders"))
+    expect(row.locator("[data-label=Oldest]").locator("time")).to_be_visible()
     waiting.get_by_role("button", name="Resume charge").click()
     expect(page.get_by_role("status").first).to_contain_text("charge goes on")
     here.settled()
     waiting.wait_for(state="detached")
+    expect(row.locator("[data-label=Oldest]")).to_have_text("–")
 
 
 def test_a_worker_obeys_what_is_paused_and_resumed_here(stage: Start, page: Page) -> None:
