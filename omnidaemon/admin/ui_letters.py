@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.responses import Response
 
 from omnidaemon.admin.ui_pages import Pages, Visit
-from omnidaemon.letters import Letters
+from omnidaemon.letters import LetterGroup, Letters
 
 letters = Pages("Dead letters", "/letters", "letters")
 
@@ -14,8 +14,16 @@ SECONDS = 30.0
 
 @letters("GET", "/letters", scope="read", seconds=SECONDS)
 async def list_letters(visit: Visit) -> Response:
-    """All dead letters by their errors."""
-    return visit.render("letters.html", grouping=await Letters(visit.app).grouped())
+    """All dead letters by their errors, or the errors of one topic or agent."""
+    grouping = await Letters(visit.app).grouped()
+    wanted = visit.query.get("topic"), visit.query.get("agent")
+    groups = [group for group in grouping.groups if _has(group, *wanted)]
+    of = " of ".join(name for name in reversed(wanted) if name)
+    return visit.render("letters.html", grouping=grouping, groups=groups, of=of)
+
+
+def _has(group: LetterGroup, topic: str | None, agent: str | None) -> bool:
+    return any(topic in (None, "", t) and agent in (None, "", a) for t, a in group.agents)
 
 
 @letters("GET", "/letters/{key}", scope="read", seconds=SECONDS)

@@ -106,6 +106,31 @@ async def test_every_page_is_drawn_whole_and_in_its_parts() -> None:
                 assert "<html" not in again.text
 
 
+async def test_the_dead_letters_of_one_agent_are_found_by_its_link() -> None:
+    app = shop()
+
+    @app.agent("mails", name="stamp", retries=0)
+    async def stamp(content: Any) -> Any:
+        raise LookupError("no stamps left")
+
+    async with visiting(app=app) as (served, visitor):
+        await served.app.send("orders", "bad")
+        await served.app.send("mails", "hello")
+        await served.settled()
+        for query, orders, mails in (
+            ("", True, True),
+            ("?topic=orders", True, False),
+            ("?topic=mails", False, True),
+            ("?topic=mails&agent=stamp", False, True),
+            ("?topic=mails&agent=mail", False, False),
+            ("?topic=%3Cscript%3E", False, False),
+        ):
+            text = (await visitor.get(f"/letters{query}")).text
+            assert ("no money" in text, "no stamps left" in text) == (orders, mails), query
+            assert ("Replay all" in text) == (not query)  # it would hand back the others, too
+            assert "<script>" not in text
+
+
 # Who sees what
 
 
