@@ -285,7 +285,7 @@ class AgentConsumer:
             except anyio.get_cancelled_exc_class():
                 # Raises again if it is we who cancel. Else a handler has cancelled its own task
                 # (asyncio's `task.cancel()`) and returned: that is no reason to lose the slot.
-                await checkpoint_if_cancelled()
+                await _raise_if_cancelled()
                 logger.warning("agent %r left a cancellation of its task behind", self.agent.name)
             else:
                 return
@@ -369,7 +369,10 @@ class AgentConsumer:
             replies = self._replies(envelope, value, result)
         except BaseException as error:
             # Raises again if it is we who cancel: an interruption is no failure, however it shows.
-            await checkpoint_if_cancelled()
+            if isinstance(error, anyio.get_cancelled_exc_class()):
+                await _raise_if_cancelled()
+            else:
+                await checkpoint_if_cancelled()
             if isinstance(error, KeyboardInterrupt) and _ctrl_c_raises():
                 raise
             # All else is the run's outcome: sys.exit() in a handler ends no worker, nor does a
@@ -664,6 +667,15 @@ class AgentConsumer:
             )
 
         return settle
+
+
+async def _raise_if_cancelled() -> None:
+    """Raises if a scope around this task is cancelled, be it in this very turn of the loop.
+
+    `asyncio.run` ends a loop by cancelling its tasks one by one, in any order: those within a task
+    group may be told before the task that holds the group, which then cancels its scope.
+    """
+    await checkpoint()
 
 
 def _size(settlement: Settlement) -> int:

@@ -65,7 +65,9 @@ def runs(
     names = [
         item.callspec.params["name"]
         for item in request.session.items
-        if isinstance(item, pytest.Function) and "runs" in item.fixturenames
+        if isinstance(item, pytest.Function)
+        and item.path == request.path
+        and "runs" in item.fixturenames
     ]
     with ThreadPoolExecutor(3) as pool:
         yield {name: pool.submit(run, name, tmp_path_factory.mktemp(name)) for name in names}
