@@ -258,7 +258,7 @@ async def test_so_many_streams_are_open_at_a_time_and_no_more(
     server = serve_api(shop(), port=0)
     stopping.append(server)
     url = f"{server.url}/events"
-    async with listening(url), listening(url), httpx.AsyncClient() as http:
+    async with listening(url), listening(url), httpx.AsyncClient(timeout=30) as http:
         refused = await http.get(url)
         assert refused.status_code == 503
         assert "close one" in refused.json()["detail"]
