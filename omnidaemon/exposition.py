@@ -248,5 +248,8 @@ def rendered(found: CollectorRegistry, accept: str) -> tuple[bytes, str]:
     from prometheus_client.exposition import choose_encoder
 
     encode: Any
-    encode, media_type = choose_encoder(accept)
+    try:
+        encode, media_type = choose_encoder(accept)
+    except (TypeError, ValueError):  # it compares versions, also where there are none
+        encode, media_type = choose_encoder("")
     return encode(found), media_type

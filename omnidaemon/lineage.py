@@ -140,17 +140,21 @@ class Lineage:
                 return line, False
             seen.add(cause)
             above = await self._member(cause)
-            if above is not None and tenant_id not in (None, above.tenant_id):
+            others = tenant_id is not None and await self._tasks.tenants(cause) - {tenant_id}
+            if above is not None and others:
                 return line, False
             line.insert(0, above or _Member(cause))
         return line, True
 
-    async def children(self, task_id: str) -> tuple[list[_Member], bool]:
+    async def children(
+        self, task_id: str, tenant_id: str | None = None
+    ) -> tuple[list[_Member], bool]:
         """Tasks that have run and that this one caused; and whether there are more."""
         found = await self._tasks.index.caused_by(task_id, limit=4 * CHILDREN_MOST)
         by_task: defaultdict[str, dict[str, RunRecord]] = defaultdict(dict)
         for run in found.runs:
-            by_task[run.task_id][run.agent] = run
+            if tenant_id in (None, run.tenant_id):
+                by_task[run.task_id][run.agent] = run
         members = [
             _Member(
                 *(name, run.topic, runs, None, task_id, run.tenant_id),
@@ -161,14 +165,17 @@ class Lineage:
         ]
         return members, found.place is not None
 
-    async def settle(self, member: _Member) -> _Member:
+    async def settle(self, member: _Member, tenant_id: str | None = None) -> _Member:
         """The member as it stands now, where its records alone do not tell."""
         over = all(run.status == "succeeded" for run in member.runs.values())
         if member.task is None and member.topic and not (member.runs and over):
             try:
-                member.task = await self._tasks.get(member.task_id, member.topic)
+                task = await self._tasks.get(member.task_id, member.topic)
             except TaskNotFound:
-                pass  # gone since it was found: shown as it was then
+                return member  # gone since it was found: shown as it was then
+            # Two tenants may use one id; then it stays as its own tenant's records have it.
+            if tenant_id is None or all(run.tenant_id == tenant_id for run in task.runs.values()):
+                member.task = task
         return member
 
     async def _not_yet_run(self, tenant_id: str | None) -> tuple[dict[str, list[_Member]], int]:
@@ -226,12 +233,12 @@ class _Growth:
             generation = await self._next(generation)
         self.cut = self.cut or bool(generation)
         members = [line[0], *(one for some in self._children.values() for one in some)]
-        await together(partial(self._lineage.settle, member) for member in members)
+        await together(partial(self._lineage.settle, member, self._tenant) for member in members)
         return self._kin(line[0])
 
     async def _next(self, generation: Sequence[_Member]) -> list[_Member]:
         asked = await together(
-            partial(self._lineage.children, member.task_id) for member in generation
+            partial(self._lineage.children, member.task_id, self._tenant) for member in generation
         )
         born: list[_Member] = []
         for parent, (ran, more) in zip(generation, asked, strict=True):

@@ -7,6 +7,7 @@ Where a program sets logging up itself, nothing here is used unless it says so:
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,8 @@ FIELDS = ("task_id", "topic", "agent", "attempt", "correlation_id", "trace_id", 
 """What every line of a task carries, as far as the task has it."""
 
 _PLAIN = "%(asctime)s %(levelname)-7s [%(process)d] %(name)s: %(message)s"
+_LONGEST = 200  # a correlation id may be any text
+_PARTING = re.compile(r"[\s=\[\]\"']")
 _OWN = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 
 
@@ -118,7 +121,14 @@ class TextFormatter(logging.Formatter):
 def suffix(record: logging.LogRecord) -> str:
     """The task's fields as ` [name=value ...]`; "" for a line of no task."""
     fields = fields_of(record)
-    return f" [{' '.join(f'{k}={v}' for k, v in fields.items())}]" if fields else ""
+    return f" [{' '.join(f'{k}={_quoted(v)}' for k, v in fields.items())}]" if fields else ""
+
+
+def _quoted(value: object) -> str:
+    """As it is, or as Python writes it where it would look like another field, or line."""
+    text = str(value)
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return shown if shown.isprintable() and not _PARTING.search(shown) else repr(shown)
 
 
 def make_handler(form: LogFormat) -> logging.Handler:

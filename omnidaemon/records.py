@@ -396,7 +396,17 @@ def metric(label: str, name: str, amount: float = 1) -> Count:
     return Count(METRICS, label, name, amount)
 
 
+_FIRST, _LAST = -62_135_596_800.0, 253_402_300_799.0
+"""The years 1 to 9999, which ISO 8601 has four digits for."""
+
+
+def datable(moment: float) -> float:
+    """The moment, or the nearest that has a date: an event's is whatever its publisher wrote."""
+    return min(max(_FIRST, moment), _LAST)  # in this order NaN becomes the first
+
+
 def iso(moment: float) -> str:
     """Unix seconds as ISO 8601 in UTC, to the millisecond."""
+    moment = datable(moment)
     whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(moment))
     return f"{whole}.{int(moment % 1 * 1000):03d}Z"

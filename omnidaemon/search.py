@@ -143,11 +143,11 @@ class Search:
             kept = slice_.only(lambda run: _fits(run, wanted))
             missing = limit - len(found)
             found += kept.runs[:missing]
-            if len(kept.runs) > missing:
+            if len(kept.runs) > missing or (len(kept.runs) == missing and slice_.place):
                 return RunPage(found, looked + slice_.looked, kept.places[missing - 1])
             looked += slice_.looked
             before, step = slice_.place, STEP
-            if before is None or len(found) == limit or looked >= LOOKED_MOST:
+            if before is None or looked >= LOOKED_MOST:
                 return RunPage(found, looked, before)
 
     async def _narrowed(self, wanted: Wanted) -> Wanted:
@@ -162,11 +162,12 @@ class Search:
         index = self._tasks.index
         if wanted.correlation_id is not None:
             return await index.correlated(wanted.correlation_id, limit=limit, before=before)
-        if wanted.status in ("failed", "dead"):
-            return await index.failed(wanted.status, limit=limit, before=before)
         if wanted.tenant_id is not None:
+            # Before failures: where a page ends, and how far it looked, tells of what it passed.
             tenant, topic = wanted.tenant_id, wanted.topic
             return await index.of_tenant(tenant, topic, limit=limit, before=before)
+        if wanted.status in ("failed", "dead"):
+            return await index.failed(wanted.status, limit=limit, before=before)
         return await index.newest(wanted.topic, limit=limit, before=before)
 
     # What is open

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from omnidaemon.envelope import decode
 from omnidaemon.errors import DecodeError, ResultTimeout, TaskFailed, TaskNotFound
-from omnidaemon.messages import Place
+from omnidaemon.messages import Event, Place
 from omnidaemon.outcomes import Cause
 from omnidaemon.records import Results, RunRecord, read_run
 from omnidaemon.run_index import RunIndex
@@ -88,16 +88,15 @@ class Tasks:
         places = await self._transport.locate(task_id)
         runs = await self._results.of_task(task_id)
         found: set[str | None] = {run.tenant_id for run in runs}
-        for topic in {place.topic for place in places} - {run.topic for run in runs}:
-            found.add(await self._tenant(topic, task_id))
+        ran = {run.topic for run in runs}
+        # Also where it has run: whoever uses the id again has no record before their own run.
+        for topic in {place.topic for place in places}:
+            event = await self._transport.find(topic, task_id)
+            if event is not None:
+                found.add(_tenant(event))
+            elif topic not in ran:
+                found.add(None)
         return found
-
-    async def _tenant(self, topic: str, task_id: str) -> str | None:
-        event = await self._transport.find(topic, task_id)
-        try:
-            return None if event is None else decode(event.body).tenant_id
-        except DecodeError:
-            return None
 
     async def newest(
         self, topic: str | None = None, limit: int = 100, *, tenant_id: str | None = None
@@ -199,6 +198,13 @@ class Tasks:
         if not any(group.consumers for group in groups):
             return f" (no worker runs an agent of {topic!r} now)"
         return ""
+
+
+def _tenant(event: Event) -> str | None:
+    try:
+        return decode(event.body).tenant_id
+    except DecodeError:
+        return None
 
 
 def _is_success(run: RunRecord, topic: str, agent: str | None) -> bool:

@@ -174,6 +174,8 @@ class Listener:
 
     async def stream(self) -> AsyncIterator[str]:
         """The text of the stream, until its reader leaves."""
+        if self._feed.listeners >= MOST_STREAMS:
+            return  # others began while this one started; who asks again is refused
         self._feed.listeners += 1
         try:
             yield f": runs as they end\nretry: {POLL_SECONDS * 4000:.0f}\n\n"

@@ -191,7 +191,7 @@ class Dashboard:
         except ClientDisconnect:
             return self._refusal(request, Refused(400, "the request broke off"))
         except Exception:  # a defect: the log has it, and the visitor learns no inner workings
-            logger.exception("%s %s failed", request.method, request.scope["path"])
+            logger.exception("%s %r failed", request.method, request.scope["path"])
             text = "this is a defect of the dashboard; the log of its process says more"
             return self._refusal(request, Refused(500, text))
 
@@ -226,7 +226,9 @@ class Dashboard:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind != _FORM:
             raise Refused(415, "the body must be a form's, as this page's own send it")
-        most = 3 * self._app.settings.max_message + 65_536  # a byte may take three in a form
+        most = 65_536
+        if visitor.caller is not None:  # anybody may send the form for logging in
+            most += 3 * self._app.settings.max_message  # a byte may take three in a form
         data = bytearray()
         with anyio.move_on_after(BODY_SECONDS) as scope:
             async for chunk in request.stream():

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from omnidaemon.admin.answers import Refused
-from omnidaemon.records import iso
+from omnidaemon.records import datable, iso
 
 NOTICE = "omnidaemon_notice"
 THEME = "omnidaemon_theme"
@@ -125,7 +125,7 @@ def moment(at: float) -> str:
 
 def ago(at: float, now: float) -> str:
     """How long ago, or in how long, in the words that the browser goes on with."""
-    seconds = now - at
+    seconds = now - datable(at)
     if abs(seconds) < 1:
         return "just now"
     text = duration(abs(seconds), parts=1)

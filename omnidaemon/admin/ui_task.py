@@ -65,7 +65,11 @@ class AgentPart(Struct, frozen=True):
 async def show_task(visit: Visit) -> Response:
     """One task."""
     task = await _task(visit)
-    letters = {letter.agent: letter for letter in await Letters(visit.app).of_task(task)}
+    letters = {
+        letter.agent: letter
+        for letter in await Letters(visit.app).of_task(task)
+        if visit.caller.tenant in (None, letter.event and letter.event.tenant_id)
+    }
     event, origin = await _event(visit, task, list(letters.values()))
     tree = await Lineage(visit.app).tree(task.id, tenant_id=visit.caller.tenant)
     parts = [
@@ -211,7 +215,14 @@ async def edit_letter(visit: Visit) -> Response:
         raise Refused(404, f"agent {agent[:200]!r} has no dead letter of this task (any more)")
     if letter.event is None:
         raise Refused(409, "this dead letter is no event that can be mended; it can be replayed")
-    return _form(visit, task, letter, _whole(letter.event.content))
+    content = _whole(letter.event.content)
+    if msgspec.json.decode(content) != letter.event.content:
+        raise Refused(
+            409,
+            "this dead letter's content holds what JSON has no form for, as bytes, so that editing "
+            "would change it; it can be replayed as it is",
+        )
+    return _form(visit, task, letter, content)
 
 
 def _whole(value: Any) -> str:

@@ -10,7 +10,7 @@ from omnidaemon.admin.answers import Refused
 from omnidaemon.admin.ui_pages import Pages, Visit
 from omnidaemon.errors import InvalidSettings
 from omnidaemon.records import Roster
-from omnidaemon.search import OpenPage, OpenRun, Search, Wanted
+from omnidaemon.search import OpenPage, OpenRun, RunPage, Search, Wanted
 from omnidaemon.tasks import TaskStatus
 
 tasks = Pages("Tasks", "/tasks", "tasks")
@@ -40,6 +40,9 @@ async def list_tasks(visit: Visit) -> Response:
     opened = OpenPage([], 0, 0) if before else await search.open(wanted)
     now_open = {(run.task_id, run.topic, run.agent) for run in opened.runs}
     bound = visit.caller.tenant
+    if bound is not None:  # how much others have to do is not for one tenant to know
+        opened = OpenPage(opened.runs, 0, 0)
+        page = _own(page, wanted)
     return visit.render(
         "tasks.html",
         wanted=wanted,
@@ -57,13 +60,25 @@ async def list_tasks(visit: Visit) -> Response:
         stream=visit.url("/events", topic=given["topic"], tenant_id=wanted.tenant_id),
         bound=bound,
         unknown=text,
-        known=[] if visit.fragment else await Roster(visit.app.store).agents(),
+        # Which agents there are is not known by tenant.
+        known=[] if visit.fragment or bound else await Roster(visit.app.store).agents(),
     )
 
 
 def _few(runs: list[OpenRun]) -> list[OpenRun]:
     """What runs now comes before what waits."""
     return sorted(runs, key=lambda run: run.status != "running")[:SHOWN]
+
+
+def _own(page: RunPage, wanted: Wanted) -> RunPage:
+    """The page without what it says of other tenants' records that were looked at for it.
+
+    Only those with a correlation id are looked at for all tenants together. A page of them that is
+    not full ends at the last record looked at, whose place names it.
+    """
+    if wanted.correlation_id is None:
+        return page
+    return RunPage(page.runs, len(page.runs), page.place if len(page.runs) == SHOWN else None)
 
 
 def _wanted(visit: Visit, given: dict[str, str]) -> Wanted:

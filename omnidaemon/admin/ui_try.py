@@ -65,7 +65,7 @@ async def show_form(visit: Visit) -> Response:
     if not task_id:
         return await _page(visit, Typed(topic=topic))
     typed = Typed(topic=topic)
-    if visit.fragment is None:
+    if visit.fragment is None and visit.may("read"):
         typed = await _sent(visit, topic, task_id) or typed
     return await _page(visit, typed, task_id=task_id)
 

@@ -6,6 +6,7 @@ imported it. So a process without telemetry pays for one look into a dictionary.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ SECONDS = (
     *(10.0, 30.0, 60.0, 300.0, 1800.0, 3600.0),
 )
 
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _API = "opentelemetry"
 _given: Signals | None = None
 _found: Signals | None = None
@@ -174,8 +176,8 @@ def trace_ids(headers: Mapping[str, str]) -> tuple[str, str]:
     if current is not None and (context := current().get_span_context()).is_valid:
         return f"{context.trace_id:032x}", f"{context.span_id:016x}"
     # W3C Trace Context: version, trace id, the sender's span id and flags, parted by hyphens.
-    parts = headers.get("traceparent", "").split("-")
-    return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 else "", ""
+    found = _TRACEPARENT.match(headers.get("traceparent", ""))
+    return found[1] if found else "", ""
 
 
 def links_to(headers: Mapping[str, str]) -> list[Link]:

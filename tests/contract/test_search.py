@@ -15,6 +15,7 @@ from omnidaemon.records import RunRecord, run_write, tenant_changes
 from omnidaemon.run_index import index_changes
 from omnidaemon.search import Search, Wanted
 from omnidaemon.stores.base import Store
+from omnidaemon.tasks import TaskStatus
 from tests.contract.conftest import Backend
 from tests.contract.test_fleet import an_app, until, working
 
@@ -114,6 +115,35 @@ async def test_a_search_that_must_scan_stops_and_says_how_far_it_looked(
     page = await Search(app).runs(wanted, limit=5, before=page.place)
     assert [one.task_id for one in page.runs] == ["t1"]
     assert page.place is None
+
+
+@pytest.mark.parametrize("status", ["dead", "failed", None])
+async def test_where_one_tenant_s_page_ends_says_nothing_of_another_s_runs(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, status: TaskStatus | None
+) -> None:
+    monkeypatch.setattr(search, "LOOKED_MOST", 6)
+    monkeypatch.setattr(search, "STEP", 3)
+    app = an_app(backend)
+    runs = [run(n, status=status or "succeeded", tenant_id="b") for n in range(20)]
+    await stored(app.store, run(90, status=status or "succeeded", tenant_id="a"), *runs)
+    page = await Search(app).runs(Wanted(tenant_id="a", status=status), limit=2)
+    assert [one.task_id for one in page.runs] == ["t90"]
+    assert (page.looked, page.place) == (1, None)
+
+
+async def test_a_full_page_ends_at_its_last_run_whatever_was_looked_at_beyond(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "STEP", 5)
+    app = an_app(backend)
+    tenants = "aaaaabbbbab"  # from the oldest on; the second look ends among b's
+    runs = [run(n, correlation_id="c", tenant_id=one) for n, one in enumerate(tenants)]
+    await stored(app.store, *runs)
+    wanted = Wanted(tenant_id="a", correlation_id="c")
+    first = await Search(app).runs(wanted, limit=1)
+    assert [one.task_id for one in first.runs] == ["t9"]
+    at_that_run = await Search(app).runs(Wanted(correlation_id="c"), limit=2)
+    assert first.place == at_that_run.place
 
 
 async def test_a_search_by_id_is_exact(backend: Backend) -> None:

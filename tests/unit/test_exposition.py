@@ -180,6 +180,13 @@ async def test_both_formats_are_served_and_read_by_their_parsers():
 # One worker
 
 
+@pytest.mark.parametrize("version", ["abc", "1..0", "1.0.0\xff"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/openmetrics-text"])
+def test_a_version_that_is_none_is_answered_all_the_same(kind, version):
+    _, media_type = rendered(registry(list), f"{kind}; version={version}")
+    assert media_type.startswith("text/plain")
+
+
 def test_a_tally_counts_what_was_applied_and_what_was_lost():
     tally = Tally()
     delivery = Delivery("orders", "charge", "1", "1", b"", token=1)

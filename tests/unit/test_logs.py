@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from omnidaemon import App, Backoff
 from omnidaemon.logs import JsonFormatter, TaskFilter, TextFormatter, set_up
 from omnidaemon.messages import Message
-from omnidaemon.telemetry.signals import collected_by
+from omnidaemon.telemetry.signals import collected_by, trace_ids
 from omnidaemon.testing import serve
 
 pytestmark = pytest.mark.anyio
@@ -206,6 +206,26 @@ def test_a_line_of_text_ends_with_the_task():
     formatter = TextFormatter("%(message)s")
     assert formatter.format(record) == "sold [task_id=t-1 attempt=2]"
     assert formatter.format(made("idle")) == "idle"
+
+
+@pytest.mark.parametrize(
+    "given", ["a\n12:00 ERROR forged", "a\x1b[2J", "a b", "a] [task_id=t-2", "\ud800"], ids=ascii
+)
+def test_no_correlation_id_looks_like_another_line_or_field(given):
+    line = TextFormatter("%(message)s").format(made("sold", task_id="t-1", correlation_id=given))
+    assert line == f"sold [task_id=t-1 correlation_id={given!r}]"
+    assert line.isprintable()
+
+
+def test_a_correlation_id_as_long_as_an_event_is_cut_in_text():
+    made_long = made("sold", task_id="t-1", correlation_id="x" * 1_000_000)
+    assert len(TextFormatter("%(message)s").format(made_long)) < 300
+
+
+@pytest.mark.parametrize("trace", ["\n" + TRACE[1:], TRACE.upper(), TRACE[1:], "g" * 32], ids=ascii)
+def test_what_is_no_trace_is_not_logged_as_one(trace):
+    assert trace_ids({"traceparent": f"00-{TRACE}-{'b' * 16}-01"}) == (TRACE, "")
+    assert trace_ids({"traceparent": f"00-{trace}-{'b' * 16}-01"}) == ("", "")
 
 
 def test_a_format_of_ones_own_may_name_the_fields():
