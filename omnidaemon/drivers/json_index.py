@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from omnidaemon.drivers.memory_records import Shelf
+from omnidaemon.drivers.memory_records import Shelf, placed
 from omnidaemon.messages import Count, Record, Write
 
 _PLACE = struct.Struct("<QI")
@@ -23,14 +23,21 @@ class Index(Shelf):
         self._latest = 0
 
     def put_line(
-        self, write: Write, position: int, length: int, *, written: float, expires: float | None
+        self,
+        write: Write,
+        position: int,
+        length: int,
+        *,
+        written: float,
+        expires: float | None,
+        number: int | None,
     ) -> None:
         """Notes where a record stands, which is the newest then."""
         if expires is not None:
             write = Write(write.collection, write.key, b"", write.label, expires - written)
-        # About its time in microseconds, so that it stays the same wherever the file is read, also
-        # once lines were taken out of it.
-        self._latest = max(self._latest + 1, int(written * 1_000_000))
+        # About its time in microseconds. It stays the same wherever the file is read; where lines
+        # before it were taken out, and it had its number for their sake, the line says it.
+        self._latest = max(self._latest + 1, number or moment(written))
         place = _PLACE.pack(position, length)
         self.put(write, place, now=written, unix=written, number=self._latest)
         self.live += length
@@ -48,8 +55,13 @@ class Index(Shelf):
             self.add(Count(collection, key, field, amount))
 
     def oldest_first(self) -> list[Record]:
-        """All records."""
-        return [entry.record for entry in self._entries.values()]
+        """All records, with their places."""
+        return [placed(entry) for entry in self._entries.values()]
+
+
+def moment(written: float) -> int:
+    """The number of a write that is the only one of its time."""
+    return int(written * 1_000_000)
 
 
 def place_of(record: Record) -> tuple[int, int]:

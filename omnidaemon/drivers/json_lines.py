@@ -31,6 +31,7 @@ class Line(Struct, frozen=True, omit_defaults=True):
         add: What is added to the key's counters, by field.
         gone: True if the record, or all of the collection, is removed.
         lines: In a line of its own: how many lines after it are one whole with each other.
+        number: Which write it was, if `written` does not say so.
     """
 
     collection: str = ""
@@ -44,6 +45,7 @@ class Line(Struct, frozen=True, omit_defaults=True):
     add: dict[str, float] | None = None
     gone: bool = False
     lines: int = 0
+    number: int | None = None
 
     def has_meaning(self) -> bool:
         """Whether it says exactly one thing."""
@@ -61,6 +63,11 @@ _BLANK = b" \t\r\n"
 def encode(line: Line) -> bytes:
     """The line with its end."""
     return _encode(line) + b"\n"
+
+
+def numbered(data: bytes, number: int) -> bytes:
+    """The same line of a record, saying which write it was."""
+    return encode(msgspec.structs.replace(decode(data), number=number))
 
 
 def of_record(write: Write, now: float) -> Line:

@@ -19,7 +19,7 @@ import msgspec
 
 from omnidaemon.drivers import json_lines
 from omnidaemon.drivers.json_file import JSONFile
-from omnidaemon.drivers.json_index import Index, place_of
+from omnidaemon.drivers.json_index import Index, moment, place_of
 from omnidaemon.drivers.json_lines import Line
 from omnidaemon.errors import StoreError
 from omnidaemon.messages import Record, Write
@@ -114,8 +114,14 @@ class Records:
                 index.drop(line.key)
             else:
                 write = Write(line.collection, line.key, b"", line.label)
-                times = {"written": line.written, "expires": line.expires}
-                index.put_line(write, position, length, **times)  # type: ignore[arg-type]
+                index.put_line(
+                    write,
+                    position,
+                    length,
+                    written=line.written,
+                    expires=line.expires,
+                    number=line.number,
+                )
 
     def _index(self, collection: str) -> Index:
         index = self._indexes.get(collection)
@@ -233,6 +239,8 @@ class Records:
     def _live_lines(self) -> Iterator[bytes]:
         for collection, index in self._indexes.items():
             for record in index.oldest_first():
-                yield self._stored(collection, record)[0]
+                data, number = self._stored(collection, record)[0], int(record.place)
+                alone = number == moment(record.written)
+                yield data if alone else json_lines.numbered(data, number)
             for key, sums in index.counters.items():
                 yield json_lines.encode(Line(collection, key, add=sums))

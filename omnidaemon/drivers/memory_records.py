@@ -127,7 +127,7 @@ class Shelf:
                 break
             entry = self._entries[key]
             if before is None or entry.write < before:
-                found.append(_placed(entry))
+                found.append(placed(entry))
         return found
 
     def _starting(
@@ -153,10 +153,10 @@ class Shelf:
             ):
                 found[key] = entry
         newest = sorted(found.values(), key=lambda entry: -entry.write)
-        return [_placed(entry) for entry in newest[: max(0, limit)]]
+        return [placed(entry) for entry in newest[: max(0, limit)]]
 
 
-def _placed(entry: Entry) -> Record:
+def placed(entry: Entry) -> Record:
     """The record with its place, which is made only for those who ask."""
     record = entry.record
     return Record(record.key, record.value, record.label, record.written, str(entry.write))

@@ -544,3 +544,18 @@ def test_a_forked_child_has_files_and_locks_of_its_own(folder):
         timeout=30,
     )
     assert ran.returncode == 0, ran.stderr
+
+
+async def test_places_stay_the_same_when_the_file_is_made_smaller(connect, monkeypatch):
+    store = connect(clock=Clock())  # all of one moment, as what is settled together
+    await store.write(*(Write("c", f"{number}", b"0" * 50) for number in range(6)))
+    first = await store.browse("c", limit=2)
+    assert [record.key for record in first] == ["5", "4"]
+    monkeypatch.setattr(Records, "waste", 100)
+    for _ in range(2):  # what was numbered once is so again
+        for turn in range(20):
+            await store.write(Write("c", "0", b"%d" % turn * 50))
+        await store.remove("c", "1")
+        for one in (store, connect(clock=Clock())):
+            rest = await one.browse("c", before=first[-1].place)
+            assert [record.key for record in rest] == ["3", "2"]
