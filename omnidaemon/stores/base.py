@@ -29,7 +29,7 @@ def place_number(before: str | None) -> int | None:
     """
     if before is None:
         return None
-    if not (before.isascii() and before.isdigit() and len(before) < 20):
+    if not (before.isascii() and before.isdigit() and len(before) < 19):
         raise InvalidSettings(f"before={before[:100]!r} is no place that this store has given")
     return int(before)
 

@@ -209,7 +209,8 @@ class MemoryTransport(Opened):
         with self._board.lock:
             dead = self._dead(topic, group, None)
         if before is not None:
-            bound = int(before) if before.isascii() and before.isdigit() else 0
+            known = before.isascii() and before.isdigit() and len(before) < 19
+            bound = int(before) if known else 0
             dead = [one for one in dead if int(one.letter.position) < bound]
         if event_id is not None:
             dead = [one for one in dead if one.letter.id == event_id]

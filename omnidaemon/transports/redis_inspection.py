@@ -225,7 +225,8 @@ class RedisInspection(Client):
         body: bytes | None = None,
     ) -> int:
         """See the contract; the dead letters of a group that was removed stay where they are."""
-        ids = None if positions is None else [p for p in positions if _is_position(p)]
+        # An id that stands there twice would be handed back twice.
+        ids = None if positions is None else [p for p in dict.fromkeys(positions) if _is_position(p)]
         count = 0
         for name in await self._graves(topic, group):
             _, due, retry, attempts, dead = self.keys.group(topic, name)
@@ -327,7 +328,14 @@ def _moment(event_id: str) -> int | None:
 
 def _is_position(position: str) -> bool:
     ms, _, seq = position.partition("-")
-    return ms.isascii() and ms.isdigit() and seq.isascii() and seq.isdigit()
+    return _is_number(ms) and _is_number(seq)
+
+
+def _is_number(digits: str) -> bool:
+    """Whether Redis writes a part of an id so: another spelling would name an entry twice."""
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 20):
+        return False
+    return str(int(digits)) == digits and int(digits) < 1 << 64
 
 
 def _letter(topic: str, group: str, position: bytes, fields: list[bytes]) -> DeadLetter:

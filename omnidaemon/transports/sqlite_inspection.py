@@ -274,7 +274,7 @@ class SQLiteInspection(Client):
         values = self._dead(topic, group, None) | {"limit": limit, "before": None, "id": event_id}
         of_event = "" if event_id is None else "AND d.id = :id"
         if before is not None:
-            values["before"] = int(before) if before.isascii() and before.isdigit() else 0
+            values["before"] = int(before) if _is_position(before) else 0
 
         def work(connection: sqlite3.Connection) -> list[DeadLetter]:
             rows = connection.execute(
@@ -396,6 +396,10 @@ class SQLiteInspection(Client):
             return True
 
         return await self.run(work)
+
+
+def _is_position(position: str) -> bool:
+    return position.isascii() and position.isdigit() and len(position) < 19  # it fits SQLite
 
 
 def _remove_dead(connection: sqlite3.Connection, numbers: str) -> None:

@@ -779,6 +779,15 @@ async def test_a_replay_by_position_takes_those_alone(backend: Backend) -> None:
         assert ids(await backend.drain(mail)) == ["b"]
 
 
+async def test_a_position_that_is_named_twice_is_replayed_once(backend: Backend) -> None:
+    await _bury(backend, "a", "b")
+    transport = backend.transport()
+    positions = [dead.position for dead in await transport.dead_letters("orders")]
+    assert await transport.replay("orders", positions=[*positions, *positions]) == 2
+    async with transport.subscribe("orders", "mail", lease=backend.lease) as mail:
+        assert sorted(ids(await backend.drain(mail))) == ["a", "b"]
+
+
 async def test_a_replay_with_a_mended_body_delivers_that_and_dies_with_it_again(
     backend: Backend,
 ) -> None:
@@ -844,7 +853,10 @@ async def test_dead_letters_are_looked_through_a_page_at_a_time(backend: Backend
         await transport.discard("orders", "mail", [before])  # what is gone is a place still
     assert found[0] == ["e", "d"]
     assert [name for names in found for name in names][:5] == list("edcba")
-    assert await transport.dead_letters("orders", "mail", before="none") == []
+    for place in ("none", "9" * 19, "9" * 40, f"{'9' * 40}-0", f"0-{'9' * 40}"):
+        assert await transport.dead_letters("orders", "mail", before=place) == []
+        assert await transport.replay("orders", "mail", [place]) == 0
+        assert await transport.discard("orders", "mail", [place]) == 0
 
 
 async def test_a_replay_by_group_leaves_the_others_dead(backend: Backend) -> None:
