@@ -23,6 +23,7 @@ from omnidaemon.drivers.redis_address import LinkLostError
 from omnidaemon.errors import ConfigurationError
 
 _PAUSE_MOST = 1.0
+_CONFIRM_SECONDS = 2.0
 _KEPT = 16  # channels that nobody listens to any more, and somebody may again soon
 
 
@@ -41,6 +42,7 @@ class Ears:
         self._something = asyncio.Event()
         self._connection: Any = None
         self._heard_at = 0.0
+        self._away = False
         self._news: dict[str, bytes] = {}
 
     async def attend(self, channel: str) -> None:
@@ -55,12 +57,13 @@ class Ears:
             self._confirmed[channel] = asyncio.Event()
             self._send("SUBSCRIBE", channel)
         if self._task is None or self._task.done():
+            self._away = False
             self._task = asyncio.create_task(self._listen(), name="omnidaemon-redis-ears")
         confirmed = self._confirmed[channel]
-        if confirmed.is_set():
+        if confirmed.is_set() or self._away:
             return
         try:
-            async with asyncio.timeout(2.0):  # without it, one looks by oneself
+            async with asyncio.timeout(_CONFIRM_SECONDS):  # without it, one looks by oneself
                 await confirmed.wait()
         except TimeoutError:
             pass
@@ -107,6 +110,7 @@ class Ears:
                 self._connection = await self._connect()
                 pause = 0.05
                 self.up = True
+                self._away = False
                 if self._confirmed:
                     self._send("SUBSCRIBE", *self._confirmed)
                 self.bell.ring_all()
@@ -115,8 +119,10 @@ class Ears:
                 pass  # tried again; what is wrong with it, the connection for commands says
             finally:
                 self.up = False
+                self._away = True
                 self._outgoing = []
                 for confirmed in self._confirmed.values():
+                    confirmed.set()  # who waits for it need not wait for what is away
                     confirmed.clear()
                 if self._connection is not None:
                     with suppress(RedisError, OSError):

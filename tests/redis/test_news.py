@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from omnidaemon import App, TaskFailed
+from omnidaemon.drivers import redis_ears
 from omnidaemon.messages import Ack, Message, Settlement
 from omnidaemon.records import RESULTS, Results
 from omnidaemon.stores.base import Store
@@ -75,6 +76,24 @@ async def test_news_that_nobody_has_taken_go_with_the_watch(
                 assert await second.wait(30) is None  # told, and to look by itself
             other.here.ears._news["omni-done:e0 e0"] = b"late"
         assert other.here.ears._news == {}
+
+
+async def test_listening_waits_for_no_server_that_is_away(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_ears, "_CONFIRM_SECONDS", 3_600)
+    async with RedisTransport(server.url) as other:
+        server.stop()
+        with anyio.fail_after(20):
+            async with other.watch("e0"):  # whose connection fails while it waits
+                async with other.watch("e1"):  # and which was away already
+                    server.start()
+                    while not other.here.ears.up:
+                        await anyio.sleep(0.01)
+            async with other.watch("e2") as watch, RedisTransport(server.url) as transport:
+                await settled(transport, 3, b"news")
+                while await watch.wait(30) != b"news":
+                    pass  # that it is connected again rings as well
 
 
 class Counted:
