@@ -12,6 +12,7 @@ from msgspec import Struct
 from omnidaemon.envelope import Envelope
 from omnidaemon.messages import Ack, Bury, Delivery, Release, RetryAfter, Settlement, Verdict
 from omnidaemon.outcomes import Again, Dead, Outcome
+from omnidaemon.telemetry.harmless import harmless, tried
 from omnidaemon.telemetry.sending import about, failed
 from omnidaemon.telemetry.signals import SYSTEM, Signals
 
@@ -69,10 +70,12 @@ class Runs:
         }
         self._open: dict[Hashable, _Run] = {}
 
+    @harmless
     def received(self, count: int) -> None:
         """So many deliveries came."""
         self._signals.consumed.add(count, {**self._labels, "messaging.operation.name": "receive"})
 
+    @harmless
     def start(self, delivery: Delivery, envelope: Envelope | None) -> None:
         """A run begins in the current task; None for an event that cannot be read."""
         from opentelemetry import context, propagate, trace
@@ -94,11 +97,14 @@ class Runs:
         self._open[delivery.token] = _Run(span, token, time.perf_counter())
         self._signals.in_flight.add(1, self._labels)
 
+    @harmless
     def decided(self, delivery: Delivery, outcome: Outcome, error: BaseException | None) -> None:
         """What follows from a run that did not succeed; `error` is what it raised, if it ran."""
         from opentelemetry.trace import Status, StatusCode
 
-        run = self._open[delivery.token]
+        run = self._open.get(delivery.token)
+        if run is None:
+            return  # it could not be begun
         if isinstance(outcome, Again) and not outcome.charged:
             run.span.add_event("omnidaemon.postponed", {"omnidaemon.delay": outcome.delay})
             return
@@ -118,6 +124,7 @@ class Runs:
             name = "omnidaemon.dead_letter" if outcome.keep else "omnidaemon.dropped"
             run.span.add_event(name, told)
 
+    @harmless
     def ended(self, delivery: Delivery) -> None:
         """The run is over, in the task that began it; what it comes to may be settled later."""
         from opentelemetry import context
@@ -132,6 +139,7 @@ class Runs:
         self._signals.process.record(seconds, {**self._processing, **failure})
         self._signals.in_flight.add(-1, self._labels)
 
+    @harmless
     def lease_lost(self, delivery: Delivery) -> None:
         """Another worker has it; from any thread, also while it runs."""
         run = self._open.get(delivery.token)
@@ -147,6 +155,7 @@ class Runs:
         run.span.set_status(Status(StatusCode.ERROR, "LeaseLost"))
         self._signals.lease_losses.add(1, self._labels)
 
+    @harmless
     def settled(self, settlement: Settlement, verdict: Verdict) -> None:
         """It is known what became of the run."""
         run = self._open.pop(settlement.delivery.token, None)
@@ -166,7 +175,7 @@ class Runs:
                 self._signals.dead_letters.add(1, {**self._labels, "error.type": run.error})
             case _:
                 pass
-        if verdict == "applied":
+        if verdict != "lost":  # repeated: it was applied, and only the answer was lost
             for message in settlement.publish:
                 self._signals.sent.add(
                     1,
@@ -178,6 +187,7 @@ class Runs:
                 )
         run.span.end(run.ended)
 
+    @harmless
     def settling(self, seconds: float, error: str | None) -> None:
         """A batch of settlements took so long."""
         failure = {} if error is None else {"error.type": error}
@@ -191,9 +201,10 @@ class Runs:
             },
         )
 
+    @harmless
     def close(self) -> None:
         """Nothing more is settled: what is left goes to another worker when its lease ends."""
         for run in self._open.values():
             run.span.add_event("omnidaemon.unsettled")
-            run.span.end(run.ended)
+            tried(None, run.span.end, run.ended)
         self._open.clear()

@@ -24,7 +24,7 @@ class Tally:
         if verdict == "lost" and not isinstance(settlement.action, Release):
             label = f"{delivery.topic}/{delivery.group}"
             self._lost[label] = self._lost.get(label, 0) + 1
-        elif verdict == "applied":
+        elif verdict != "lost":  # repeated: it was applied, and only the answer was lost
             for change in settlement.changes:
                 if isinstance(change, Count) and change.collection == METRICS:
                     found = self._counters.get(change.key)

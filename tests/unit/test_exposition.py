@@ -5,6 +5,7 @@ import sys
 from bisect import bisect_left
 
 import anyio
+import msgspec
 import pytest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as read_openmetrics,
@@ -192,11 +193,12 @@ def test_a_tally_counts_what_was_applied_and_what_was_lost():
     delivery = Delivery("orders", "charge", "1", "1", b"", token=1)
     moved = (metric("orders/charge", "processed:1"), metric("orders/charge", "seconds", 0.9))
     tally.settled(Settlement(delivery, Ack(), changes=moved), "applied")
-    tally.settled(Settlement(delivery, Ack(), changes=moved), "repeated")
+    again = msgspec.structs.replace(delivery, id="2", token=2)
+    tally.settled(Settlement(again, Ack(), changes=moved), "repeated")  # its answer was lost
     tally.settled(Settlement(delivery, Ack(), changes=moved), "lost")
     tally.settled(Settlement(delivery, Release()), "lost")  # was handed back anyway
     [found] = tally.totals.values()
-    assert (found.processed, found.seconds, sum(found.durations)) == (1, 0.9, 1)
+    assert (found.processed, found.seconds, sum(found.durations)) == (2, 1.8, 2)
     assert tally.lease_losses == {("orders", "charge"): 1}
 
 

@@ -12,7 +12,7 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.semconv.attributes import (
@@ -29,6 +29,7 @@ from omnidaemon import App, Backoff, Context, Envelope, PayloadError, Reject, Re
 from omnidaemon.errors import ConnectionLost
 from omnidaemon.messages import Message, Release, Settlement
 from omnidaemon.posting import Answer, Post
+from omnidaemon.telemetry import harmless
 from omnidaemon.telemetry.signals import SCHEMA_URL, active, collected_by
 from omnidaemon.testing import VirtualClockLoop, serve
 
@@ -476,6 +477,85 @@ async def test_a_run_handed_back_at_the_end_says_so_and_stays_no_error(app, seen
     assert events(run) == ["omnidaemon.released"]
     assert run.status.status_code is StatusCode.UNSET
     assert seen.sums("omnidaemon.process.in_flight") == {(): 0}
+
+
+# Collectors that fail
+
+
+class Failing(SpanProcessor):
+    """Raises where spans of one name begin, or end."""
+
+    def __init__(self, name: str, at: str) -> None:
+        self._name, self._at = name, at
+
+    def on_start(self, span, parent_context=None):
+        self._fail(span, "start")
+
+    def on_end(self, span):
+        self._fail(span, "end")
+
+    def _fail(self, span, at):
+        if span.name.startswith(self._name) and at == self._at:
+            raise RuntimeError("out of order, and quotes s3cret")
+
+
+@pytest.mark.parametrize("at", ["start", "end"])
+@pytest.mark.parametrize("name", ["send", "process", "create", "POST"])
+async def test_a_processor_that_raises_loses_no_message_and_fails_none(
+    app, seen, caplog, monkeypatch, name, at
+):
+    monkeypatch.setattr(harmless, "_told", set())
+    seen.tracer_provider.add_span_processor(Failing(name, at))
+    ran, posts = [], []
+
+    async def post(sent: Post) -> Answer:
+        posts.append(sent)
+        return Answer(200)
+
+    @app.agent("orders")
+    async def charge(content):
+        ran.append(content)
+        return content
+
+    @app.agent("answers")
+    async def answer(content):
+        ran.append(content)
+
+    async with serve(app, post=post) as served:
+        for _ in range(2):
+            await app.send(
+                "orders", "one", reply_to="answers", webhook="https://receiver.example/x"
+            )
+        await app.send_many([("orders", "many")])
+        await served.settled()
+    assert sorted(ran) == ["many", "one", "one", "one", "one"]
+    assert len(posts) == 2
+    told = [record.getMessage() for record in caplog.records if "incomplete" in record.getMessage()]
+    assert len(told) == 1
+    assert "RuntimeError" in told[0]
+    assert "s3cret" not in caplog.text
+
+
+class Unspeakable(Exception):
+    """Raises when it is to be shown."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+async def test_an_error_that_cannot_be_shown_is_a_failed_run_like_any(app, seen):
+    @app.agent("work", retries=0)
+    async def work(content):
+        raise Unspeakable
+
+    async with serve(app) as served:
+        task = await app.send("work")
+        await served.settled()
+        [letter] = await app.transport.dead_letters("work")
+    assert letter.id == task.id
+    run = seen.one("process work")
+    assert run.attributes[error_attributes.ERROR_TYPE] == "Unspeakable"
+    assert run.status.status_code is StatusCode.ERROR
 
 
 # Webhooks
