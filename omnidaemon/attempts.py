@@ -64,7 +64,8 @@ def _told(settlement: Settlement, earlier: RunRecord | None) -> Settlement:
     history = (*earlier.history, _attempt(earlier))[-KEPT:]
     value = msgspec.json.encode(msgspec.structs.replace(record, history=history))
     write = msgspec.structs.replace(first, value=value)
-    return msgspec.structs.replace(settlement, changes=(write, *settlement.changes[1:]))
+    news = None if settlement.news is None else value  # who is told of it sees what is kept
+    return msgspec.structs.replace(settlement, changes=(write, *settlement.changes[1:]), news=news)
 
 
 def _attempt(run: RunRecord) -> Attempt:

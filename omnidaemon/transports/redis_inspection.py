@@ -226,7 +226,9 @@ class RedisInspection(Client):
     ) -> int:
         """See the contract; the dead letters of a group that was removed stay where they are."""
         # An id that stands there twice would be handed back twice.
-        ids = None if positions is None else [p for p in dict.fromkeys(positions) if _is_position(p)]
+        ids = (
+            None if positions is None else [p for p in dict.fromkeys(positions) if _is_position(p)]
+        )
         count = 0
         for name in await self._graves(topic, group):
             _, due, retry, attempts, dead = self.keys.group(topic, name)

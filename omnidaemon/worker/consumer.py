@@ -167,21 +167,26 @@ class AgentConsumer:
 
     async def run(self) -> None:
         """Works until stopped, and returns when all that was held is settled or handed back."""
-        async with anyio.create_task_group() as outer:
-            outer.start_soon(self._settle)
-            try:
-                with self._runs:
-                    async with anyio.create_task_group() as group:
-                        group.start_soon(self._receive)
-                        for _ in range(self.agent.consumers):
-                            group.start_soon(self._keep_consuming)
-            finally:
-                if not self._stopping:  # cancelled from outside, or broken: nobody counts the grace
-                    self._settle_until = anyio.current_time() + SETTLE_SECONDS
-                self._ended = True
-                self._finished.set()
-        if self._seen is not None:
-            self._seen.close()
+        try:
+            async with anyio.create_task_group() as outer:
+                outer.start_soon(self._settle)
+                await self._work()
+        finally:
+            if self._seen is not None:
+                self._seen.close()
+
+    async def _work(self) -> None:
+        try:
+            with self._runs:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._receive)
+                    for _ in range(self.agent.consumers):
+                        group.start_soon(self._keep_consuming)
+        finally:
+            if not self._stopping:  # cancelled from outside, or broken: nobody counts the grace
+                self._settle_until = anyio.current_time() + SETTLE_SECONDS
+            self._ended = True
+            self._finished.set()
 
     def stop(self) -> None:
         """Receives nothing more, hands back what has not started, lets the rest finish."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from omnidaemon import App, Backoff, Context
+from omnidaemon.attempts import remembering
 from omnidaemon.errors import StoreError
 from omnidaemon.fleet import Fleet
-from omnidaemon.records import RESULTS, Results, RunRecord, run_write, tenant_changes
+from omnidaemon.messages import Ack, Delivery, Settlement, Verdict, Write
+from omnidaemon.records import RESULTS, Results, RunRecord, read_run, run_write, tenant_changes
 from omnidaemon.run_index import CAUSES, CORRELATIONS, FAILURES, RunIndex, index_changes
 from tests.contract.conftest import Backend
 from tests.contract.test_fleet import an_app, until, working
@@ -77,6 +80,28 @@ async def test_a_record_remembers_earlier_runs_through_retries_and_replays(
     assert first.retry_at is not None
     assert first.started_at <= first.finished_at <= last.started_at <= done.started_at
     assert {one.worker for one in done.history} == {done.worker}
+
+
+async def test_the_news_of_a_run_are_what_its_record_says(backend: Backend) -> None:
+    store = backend.store()
+    await store.write(run_write(RunRecord("t1", "orders", "mail", "failed"), 60))
+    write = run_write(RunRecord("t1", "orders", "mail", "succeeded", attempts=2, worker="w"), 60)
+    delivery = Delivery("orders", "mail", "t1", "1", b"", attempt=2, token=1)
+    settled: list[Settlement] = []
+
+    async def settle(batch: list[Settlement]) -> list[Verdict]:
+        settled.extend(batch)
+        return ["applied"] * len(batch)
+
+    told = Settlement(delivery, Ack(), changes=(write,), notice="t1", news=write.value)
+    await remembering(store, settle)([told, msgspec.structs.replace(told, news=None)])
+    first = settled[0].changes[0]
+    assert isinstance(first, Write)
+    assert [one.news for one in settled] == [first.value, None]
+    assert first.value is not None
+    run = read_run(first.value)
+    assert run is not None
+    assert [one.status for one in run.history] == ["failed"]
 
 
 async def test_a_record_remembers_a_bounded_number_of_runs(backend: Backend) -> None:

@@ -85,11 +85,11 @@ async def test_listening_waits_for_no_server_that_is_away(
     async with RedisTransport(server.url) as other:
         server.stop()
         with anyio.fail_after(20):
-            async with other.watch("e0"):  # whose connection fails while it waits
-                async with other.watch("e1"):  # and which was away already
-                    server.start()
-                    while not other.here.ears.up:
-                        await anyio.sleep(0.01)
+            # The connection fails while the first waits, and is away when the second comes.
+            async with other.watch("e0"), other.watch("e1"):
+                server.start()
+                while not other.here.ears.up:
+                    await anyio.sleep(0.01)
             async with other.watch("e2") as watch, RedisTransport(server.url) as transport:
                 await settled(transport, 3, b"news")
                 while await watch.wait(30) != b"news":

@@ -26,12 +26,14 @@ from opentelemetry.trace import SpanKind, StatusCode
 from trio.testing import MockClock
 
 from omnidaemon import App, Backoff, Context, Envelope, PayloadError, Reject, Retry
+from omnidaemon.drivers.memory_subscription import MemorySubscription
 from omnidaemon.errors import ConnectionLost
 from omnidaemon.messages import Message, Release, Settlement
 from omnidaemon.posting import Answer, Post
 from omnidaemon.telemetry import harmless
 from omnidaemon.telemetry.signals import SCHEMA_URL, active, collected_by
 from omnidaemon.testing import VirtualClockLoop, serve
+from omnidaemon.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
 
@@ -477,6 +479,26 @@ async def test_a_run_handed_back_at_the_end_says_so_and_stays_no_error(app, seen
     assert events(run) == ["omnidaemon.released"]
     assert run.status.status_code is StatusCode.UNSET
     assert seen.sums("omnidaemon.process.in_flight") == {(): 0}
+
+
+async def test_a_run_that_could_not_be_settled_has_ended_in_its_span(app, seen, monkeypatch):
+    settling = anyio.Event()
+
+    async def away(self, settlements):
+        settling.set()
+        raise ConnectionLost("away")
+
+    @app.agent("work")
+    async def work(content):
+        pass
+
+    monkeypatch.setattr(MemorySubscription, "settle", away)
+    async with app, anyio.create_task_group() as group:
+        group.start_soon(Worker(app).run)
+        await app.send("work")
+        await settling.wait()
+        group.cancel_scope.cancel()  # from outside, as a server does that has workers within
+    assert events(seen.one("process work")) == ["omnidaemon.unsettled"]
 
 
 # Collectors that fail
