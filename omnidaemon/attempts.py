@@ -40,6 +40,8 @@ def remembering(store: Store, settle: Settle) -> Settle:
 
 async def _remembered(store: Store, batch: list[Settlement]) -> list[Settlement]:
     keys = {key for s in batch if (key := _record_key(s)) is not None}
+    if not keys:  # what is handed back needs no store, which may be away
+        return batch
     found = [record for record in await store.read(RESULTS, *keys) if record is not None]
     earlier = dict(zip((record.key for record in found), runs_in(found), strict=True))
     return [_told(settlement, earlier.get(_record_key(settlement) or "")) for settlement in batch]

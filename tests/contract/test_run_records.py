@@ -9,7 +9,7 @@ from omnidaemon import App, Backoff, Context
 from omnidaemon.attempts import remembering
 from omnidaemon.errors import StoreError
 from omnidaemon.fleet import Fleet
-from omnidaemon.messages import Ack, Delivery, Settlement, Verdict, Write
+from omnidaemon.messages import Ack, Delivery, Release, Settlement, Verdict, Write
 from omnidaemon.records import RESULTS, Results, RunRecord, read_run, run_write, tenant_changes
 from omnidaemon.run_index import CAUSES, CORRELATIONS, FAILURES, RunIndex, index_changes
 from tests.contract.conftest import Backend
@@ -80,6 +80,22 @@ async def test_a_record_remembers_earlier_runs_through_retries_and_replays(
     assert first.retry_at is not None
     assert first.started_at <= first.finished_at <= last.started_at <= done.started_at
     assert {one.worker for one in done.history} == {done.worker}
+
+
+async def test_what_is_handed_back_asks_no_store(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = backend.store()
+
+    async def away(collection: str, *keys: str) -> object:
+        raise StoreError("away")
+
+    async def settle(batch: list[Settlement]) -> list[Verdict]:
+        return ["applied"] * len(batch)
+
+    monkeypatch.setattr(store, "read", away)
+    again = Delivery("orders", "mail", "t1", "1", b"", attempt=2, token=1)
+    assert await remembering(store, settle)([Settlement(again, Release())]) == ["applied"]
 
 
 async def test_the_news_of_a_run_are_what_its_record_says(backend: Backend) -> None:
