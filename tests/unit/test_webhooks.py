@@ -510,8 +510,12 @@ async def test_ten_receivers_that_hang_delay_no_other_task(app):
         assert len(hosts.done["good"]) == 20
         assert max(hosts.done["good"]) - started < 2
         assert max(hosts.most.values()) == HOST_POSTS
-        [group] = await app.transport.groups(TOPIC)
-        assert group.leased == 10 * (HOST_POSTS + HOST_WAITS)
+        leased = []
+        for _ in range(20):  # one that comes due is held for a moment, until it is put off again
+            [group] = await app.transport.groups(TOPIC)
+            leased.append(group.leased)
+            await anyio.sleep(0.01)
+        assert min(leased) == 10 * (HOST_POSTS + HOST_WAITS)
         assert group.dead == 0
 
 
