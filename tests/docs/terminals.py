@@ -43,7 +43,21 @@ _STEP = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _TITLE = re.compile(r'title="(?P<title>[^"]+)"')
+# A long line is folded where the terminal ends, and goes on indented.
+_SPACE, _ANYTHING = r"(?: +|[ ]*\n +)", r"(?:[^\n]|\n +)*?"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\r")
+
+
+def _folded(line: str) -> str:
+    """What finds a line of a page in a terminal; "..." stands for anything."""
+    parts = [
+        _SPACE.join(re.escape(word) for word in part.split()) for part in line.strip().split("...")
+    ]
+    spaced = [
+        (_SPACE if part[:1].isspace() else "") + found + (_SPACE if part[-1:].isspace() else "")
+        for part, found in zip(line.strip().split("..."), parts, strict=True)
+    ]
+    return _ANYTHING.join(spaced)
 
 
 class Step(NamedTuple):
@@ -265,8 +279,7 @@ class Reader:
         for line in expected.splitlines():
             if line.strip() in ("", "..."):
                 continue
-            pattern = ".*".join(re.escape(part) for part in line.rstrip().split("..."))
-            terminal.seen = terminal.wait(pattern, terminal.seen).end()
+            terminal.seen = terminal.wait(_folded(line), terminal.seen).end()
 
     def _terminal(self, name: str) -> Terminal:
         if name not in self._terminals:

@@ -22,7 +22,7 @@ from omnidaemon import App, Context
 app = App("leases", transport=PLACE)
 here = Path.cwd()
 
-@app.agent("compute", lease=1)
+@app.agent("compute", lease=2)
 async def compute(seconds: float, ctx: Context):
     with (here / "runs").open("a") as runs:
         runs.write(f"{os.getpid()}\\n")
@@ -32,7 +32,7 @@ async def compute(seconds: float, ctx: Context):
         n += 1
     return {"pid": os.getpid()}
 
-@app.agent("sleep", lease=1)
+@app.agent("sleep", lease=2)
 async def sleep(seconds: float):
     with (here / "sleeps").open("a") as sleeps:
         sleeps.write(f"{os.getpid()}\\n")
@@ -78,7 +78,7 @@ async def test_a_handler_of_more_than_ten_leases_runs_once_computing_or_waiting(
     for _ in range(3):
         worker(start)
     async with app:
-        tasks = [await app.send("compute", 10.5), await app.send("sleep", 10.5)]
+        tasks = [await app.send("compute", 20.5), await app.send("sleep", 20.5)]
         for task in tasks:
             await task.result(timeout=60)
         assert len((tmp_path / "runs").read_text().splitlines()) == 1
