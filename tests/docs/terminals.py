@@ -43,8 +43,9 @@ _STEP = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _TITLE = re.compile(r'title="(?P<title>[^"]+)"')
-# A long line is folded where the terminal ends, and goes on indented.
-_SPACE, _ANYTHING = r"(?: +|[ ]*\n +)", r"(?:[^\n]|\n +)*?"
+# A long line is folded where the terminal ends, and goes on indented. One way to match each text:
+# many ways to the same end would be tried one after the other while a line is awaited.
+_SPACE, _ANYTHING = r"(?: *+\n ++| ++)", r"(?:[^\n]|\n ++)*?"
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]|\x1b\][^\x07]*\x07|\r")
 
 
