@@ -427,3 +427,41 @@ async def test_when_nobody_renews_any_more_leases_end_after_one_more(
             while not (taken := await heir.receive(1, wait=0.1)):
                 pass
         assert (taken[0].id, taken[0].crashes) == ("e0", 1)
+
+
+async def test_a_server_that_stood_still_for_less_than_a_lease_ends_none_of_the_living(
+    transport: RedisTransport,
+) -> None:
+    await transport.publish(*events(1))
+    async with (
+        transport.subscribe("orders", "mail", lease=2) as one,
+        transport.subscribe("orders", "mail", lease=2) as other,
+    ):
+        held = await one.receive(1, wait=0)
+        assert await transport.renew(one.consumer, held) == []
+        await anyio.sleep(0.6)  # the time that passes is what is tested
+        assert await transport.renew(other.consumer, []) == []
+        await anyio.sleep(1.5)
+        # The lease has ended, but both were kept from renewing: who asks first takes nothing.
+        assert await other.receive(1, wait=0) == []
+        assert await transport.renew(other.consumer, []) == []
+        assert await transport.renew(one.consumer, held) == []
+
+
+async def test_a_dead_workers_events_are_taken_over_though_the_others_renew_late(
+    transport: RedisTransport,
+) -> None:
+    await transport.publish(*events(1))
+    async with (
+        transport.subscribe("orders", "mail", lease=0.4) as dead,
+        transport.subscribe("orders", "mail", lease=0.4) as heir,
+    ):
+        held = await dead.receive(1, wait=0)
+        assert await transport.renew(dead.consumer, held) == []
+        taken: list[Delivery] = []
+        with anyio.fail_after(20):
+            while not taken:
+                await anyio.sleep(0.25)  # always more than half a lease
+                await transport.renew(heir.consumer, [])
+                taken = await heir.receive(1, wait=0)
+        assert (taken[0].id, taken[0].crashes) == ("e0", 1)

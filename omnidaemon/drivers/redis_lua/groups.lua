@@ -68,18 +68,21 @@ local function live(meta, members, group, now)
   return lease, count
 end
 
--- Those who renew their leases were not heard of for a whole lease, nobody has joined since, and yet
--- one of them asks: it was the server that could not be reached, or all of them stood still. What
--- ended meanwhile counts as ended only if it is not renewed soon. Returns from when on leases are
--- looked through, nil if as planned.
+-- Nobody renewed for half a lease, which one who lives does thrice in a lease; nobody has joined since,
+-- and yet one of them asks: the server could not be reached or stood still, or all of them did. What
+-- ended meanwhile counts as ended only if it is not renewed soon: who is heard first is no sign of who
+-- lives. Returns from when on leases are looked through, nil if as planned.
 local function pardon(meta, group, now)
   local known = redis.call('HMGET', meta, 'renewed/' .. group, 'seen/' .. group, 'lease/' .. group,
     'pardoned/' .. group)
   local renewed, seen, lease = tonumber(known[1]), tonumber(known[2] or 0), tonumber(known[3] or 0)
-  if not renewed or seen > renewed or renewed + lease >= now then return nil end
-  if known[4] == known[1] then return nil end  -- once per silence: they may all be dead
+  if not renewed or seen > renewed or renewed + lease / 2 >= now then return nil end
+  local of, at = string.match(known[4] or '', '^(%d+) (%d+)$')
+  if of == known[1] then return nil end  -- once per silence: they may all be dead
+  -- Where renewals are often late, what is dead would be pardoned for ever.
+  if at and renewed + lease >= now and tonumber(at) + 4 * lease > now then return nil end
   redis.call('HSET', meta, 'reclaim/' .. group, string.format('%.0f', now + lease),
-    'pardoned/' .. group, known[1])
+    'pardoned/' .. group, string.format('%s %.0f', known[1], now))
   return now + lease
 end
 
