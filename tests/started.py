@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import queue
 import signal
+import sqlite3
 import subprocess
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,32 @@ def environment(**changes: str) -> dict[str, str]:
     """This process's environment without settings of ours, and with these."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
     return {**env, "PYTHONUNBUFFERED": "1", "COLUMNS": "200", **changes}
+
+
+def freeze(pid: int, folder: Path) -> None:
+    """Stops a process, but not in the moment in which it has a database of the folder locked.
+
+    Nobody else could write in it then, for as long as the process stands still.
+    """
+    # By their companions: to open the file itself by anything but SQLite ends this process's locks.
+    databases = [Path(str(wal).removesuffix("-wal")) for wal in folder.rglob("*-wal")]
+    for _ in range(100):
+        os.kill(pid, signal.SIGSTOP)
+        if all(_can_be_written(file) for file in databases):
+            return
+        os.kill(pid, signal.SIGCONT)
+        threading.Event().wait(0.01)
+    pytest.fail(f"process {pid} always has a database locked")
+
+
+def _can_be_written(database: Path) -> bool:
+    with closing(sqlite3.connect(database, timeout=0.5, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+        return True
 
 
 class Started:

@@ -10,6 +10,7 @@ import pytest
 from omnidaemon import App
 from omnidaemon.records import RESULTS, Metrics
 from omnidaemon.settings import Settings
+from tests.started import freeze
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(90)]
 
@@ -95,7 +96,7 @@ async def test_a_worker_frozen_past_its_lease_settles_nothing_when_it_wakes(
     async with app:
         task = await app.send("wait", None)
         wait_for(tmp_path / f"started-{frozen.pid}")
-        frozen.send(signal.SIGSTOP)
+        freeze(frozen.pid, tmp_path)
         try:
             other = worker(start)
             wait_for(tmp_path / f"started-{other.pid}")  # taken over: the lease has ended

@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from omnidaemon import App
 from omnidaemon.telemetry.signals import collected_by
 from tests.receiver import Receiver, Reply
+from tests.started import freeze
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="signals"),
@@ -115,7 +116,7 @@ def test_two_workers_and_a_sender_tell_one_trace(tmp_path: Path, start: Any) -> 
             worker.line("is ready")
         trace_id = anyio.run(order, receiver.url)
         [frozen] = until("no report", reporting)
-        os.kill(frozen, signal.SIGSTOP)
+        freeze(frozen, tmp_path)
         try:
             until("nobody took over", lambda: len(reporting()) == 2)
         finally:
