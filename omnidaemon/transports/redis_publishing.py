@@ -221,7 +221,7 @@ class Publisher:
             try:
                 if self._topic is not None:
                     await self._registry.add(self._link, self._topic)
-                answers, confirmed, opened = await self._link.run(script, keys, *arguments)
+                reply = await self._link.run(script, keys, *arguments)
             except LinkLostError as error:
                 if error.sent:
                     self._doubt(calls)
@@ -229,6 +229,7 @@ class Publisher:
                 if turn == _AGAIN or not error.sent:
                     raise LinkLostError(str(error), sent=sent) from error
             else:
+                answers, confirmed, opened = reply if script is PUBLISH else ([b""], (), reply)
                 self._resolve(calls, set(confirmed))
                 for call, answer in zip(calls, answers, strict=True):
                     self._answer(call, answer)

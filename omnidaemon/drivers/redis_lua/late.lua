@@ -4,4 +4,6 @@ local function comes_late(receipts, number)
   local last = receipts and string.match(receipts, '.*#(%d+)')
   return last and tonumber(last) > number
 end
-local LATE = redis.error_reply('LATE a later step of this sender has been taken already')
+local function late()
+  return redis.error_reply('LATE a later step of this sender has been taken already')
+end

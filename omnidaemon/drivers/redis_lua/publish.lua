@@ -7,7 +7,7 @@ local registry, receipts, now = KEYS[1], KEYS[2], a.timed and clock() or 0
 local DAY = 86400000
 
 local receipt, stored_before = redis.call('GET', receipts) or '', {}
-if comes_late(receipt, a.batch) then return LATE end
+if comes_late(receipt, a.batch) then return late() end
 if #a.doubts > 0 then
   for batch in string.gmatch(receipt, '%d+') do
     stored_before[batch] = true

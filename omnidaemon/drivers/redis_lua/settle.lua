@@ -8,7 +8,7 @@ local registry, stream, meta, due, retry, state, dead, receipts, members = unpac
 local group, me, now = a.group, a.consumer, clock()
 even_when_full(meta)
 local keys = { s = stream, r = retry }
-if comes_late(redis.call('GET', receipts), a.batch) then return LATE end
+if comes_late(redis.call('GET', receipts), a.batch) then return late() end
 local valid = redis.call('HGET', meta, 'gen/' .. group) == a.gen
 
 local function acknowledge()

@@ -16,7 +16,8 @@ local function add(topic, id, body)
 end
 
 local function close_topic(topic)
-  redis.call('HSET', topic.meta, 'n', topic.n, 'pos', topic.pos)
+  redis.call('HSET', topic.meta, 'n', string.format('%d', topic.n),
+    'pos', string.format('%d', topic.pos))  -- Redis takes longer to write a number out
 end
 
 -- Stores messages: id, place of the body in ARGV, delay in ms; and the next three.
