@@ -28,8 +28,11 @@ SECONDS = (
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
 _API = "opentelemetry"
+_TRACE, _METRICS = f"{_API}.trace", f"{_API}.metrics._internal"
+_UNKNOWN = object()
 _given: Signals | None = None
 _found: Signals | None = None
+_kept: tuple[object, object] = (_UNKNOWN, _UNKNOWN)
 
 
 class Signals:
@@ -92,20 +95,34 @@ class Signals:
 def active() -> Signals | None:
     """What records telemetry; None while no provider of an SDK is set, nor one by `collected_by`.
 
-    Cheap enough to be asked for every event that is sent.
+    Cheap enough to be asked for every event that is sent. To ask the API would cost as much as to
+    encode the event, so that is done only when the variables in which it keeps its providers have
+    changed, or cannot be found.
     """
-    global _found
+    global _found, _kept
     if _given is not None:
         return _given
+    trace, metrics = sys.modules.get(_TRACE), sys.modules.get(_METRICS)
+    if trace is None and metrics is None:
+        return None
+    tracer = getattr(trace, "_TRACER_PROVIDER", _UNKNOWN)
+    meter = getattr(metrics, "_METER_PROVIDER", _UNKNOWN)
+    if tracer is _kept[0] and meter is _kept[1] and _UNKNOWN not in (tracer, meter):
+        return _found
+    _found, _kept = _signals(), (tracer, meter)
+    return _found
+
+
+def _signals() -> Signals | None:
+    """What the API's providers lead to; the same as before if they are the same."""
     trace, metrics = (sys.modules.get(f"{_API}.{part}") for part in ("trace", "metrics"))
     tracer_provider = _provider(trace, "get_tracer_provider")
     meter_provider = _provider(metrics, "get_meter_provider")
     if tracer_provider is None and meter_provider is None:
         return None
+    providers = _whole(tracer_provider, meter_provider)
     found = _found
-    if found is None or found.providers != _whole(tracer_provider, meter_provider):
-        found = _found = Signals(*_whole(tracer_provider, meter_provider))
-    return found
+    return found if found is not None and found.providers == providers else Signals(*providers)
 
 
 def _provider(module: Any, getter: str) -> Any:
