@@ -18,6 +18,7 @@ from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, Respon
 from omnidaemon.drivers.redis_address import Address, Node
 from omnidaemon.drivers.redis_address import LinkLostError as LinkLostError
 from omnidaemon.drivers.redis_errors import explain, is_elsewhere, passes
+from omnidaemon.drivers.redis_replies import Replies
 from omnidaemon.drivers.redis_scripts import Script
 
 Pack = Callable[[tuple[Any, ...]], Any]
@@ -54,9 +55,12 @@ class Lane:
         self._writer: asyncio.StreamWriter = connection._writer
         self._outgoing: list[bytes] = []
         self._waiting: deque[Call] = deque()
+        self._replica: RedisError | None = None
+        works = [self._listen_for_silence]
+        if not Replies.take_over(connection, self._answer, self._end_and_disconnect):
+            works.append(self._read)
         self._tasks = [
-            asyncio.create_task(self._guard(work), name="omnidaemon-redis")
-            for work in (self._read, self._listen_for_silence)
+            asyncio.create_task(self._guard(work), name="omnidaemon-redis") for work in works
         ]
 
     def send(self, *command: Any) -> asyncio.Future[Any]:
@@ -79,9 +83,8 @@ class Lane:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if not self.lost:  # none of them had begun
-            self._end("the connection was closed")
-            await self._connection.disconnect(nowait=True)
+        self._end("the connection was closed")
+        await self._connection.disconnect(nowait=True)
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         reason = "the connection was closed"
@@ -94,7 +97,15 @@ class Lane:
                 self._end(reason)
                 await self._connection.disconnect(nowait=True)
 
+    def _end_and_disconnect(self, reason: str) -> None:
+        if not self.lost:
+            self._end(reason)
+            disconnect = self._connection.disconnect(nowait=True)
+            self._tasks = [asyncio.create_task(disconnect, name="omnidaemon-redis")]
+
     def _end(self, reason: str) -> None:
+        if self.lost:
+            return
         self.lost = True
         for task in self._tasks:
             if task is not asyncio.current_task():
@@ -115,8 +126,7 @@ class Lane:
             self._writer.write(b"".join(outgoing))
 
     async def _read(self) -> None:
-        read, waiting = self._connection.read_response, self._waiting
-        replica: RedisError | None = None
+        read = self._connection.read_response
         while True:
             try:
                 reply = await read(
@@ -124,18 +134,26 @@ class Lane:
                 )
             except (ResponseError, BusyLoadingError) as error:
                 reply = error
-                if is_elsewhere(error):
-                    replica = error
-            future = waiting.popleft().future
-            if future.done():
-                pass  # who waited was cancelled
-            elif isinstance(reply, RedisError):
+            self._answer(reply)
+
+    def _answer(self, reply: Any) -> None:
+        """Gives the reply to who has waited longest; raises what ends the connection."""
+        if self.lost:
+            return  # who waited was told
+        refused = isinstance(reply, RedisError)
+        if refused and not isinstance(reply, (ResponseError, BusyLoadingError)):
+            raise reply
+        future = self._waiting.popleft().future
+        if refused:
+            if is_elsewhere(reply):
+                self._replica = reply
+            if not future.done():  # else who waited was cancelled
                 future.set_exception(self._refusal(reply) if passes(reply) else reply)
                 future.exception()
-            else:
-                future.set_result(reply)
-            if replica is not None and not waiting:
-                raise replica  # the next connection may lead to the primary
+        elif not future.done():
+            future.set_result(reply)
+        if self._replica is not None and not self._waiting:
+            raise self._replica  # the next connection may lead to the primary
 
     def _refusal(self, error: RedisError) -> LinkLostError:
         return LinkLostError(f"{self._address.name}: {explain(error)}", sent=False)

@@ -465,3 +465,14 @@ async def test_a_dead_workers_events_are_taken_over_though_the_others_renew_late
                 await transport.renew(heir.consumer, [])
                 taken = await heir.receive(1, wait=0)
         assert (taken[0].id, taken[0].crashes) == ("e0", 1)
+
+
+async def test_bytes_that_are_no_reply_end_the_connection(transport: RedisTransport) -> None:
+    lane = await transport.here.link.lane()
+    waiting = lane.send("BLPOP", "nothing", 60)
+    await anyio.lowlevel.checkpoint()  # it is on its way
+    lane._writer.transport.get_protocol().data_received(b"?what\r\n")
+    with pytest.raises(LinkLostError, match="Protocol error"):
+        await waiting
+    await transport.check()  # over a new one
+    assert await transport.here.link.lane() is not lane
