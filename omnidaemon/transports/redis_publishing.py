@@ -142,6 +142,7 @@ class Publisher:
         self._batch = 0
         self._doubts: dict[_Name, list[int]] = {}
         self._stored: dict[_Name, None] = {}
+        self._places: dict[str, tuple[list[str], tuple[bytes, bytes]]] = {}
 
     @property
     def is_idle(self) -> bool:
@@ -216,7 +217,9 @@ class Publisher:
         sent = False
         for turn in range(_AGAIN + 1):
             self._batch += 1
-            doubts = sorted({batch for batches in self._doubts.values() for batch in batches})
+            doubts: list[int] = []
+            if self._doubts:
+                doubts = sorted({batch for batches in self._doubts.values() for batch in batches})
             script, keys, arguments = self._one(calls, doubts) or self._packed(calls, doubts)
             try:
                 if self._topic is not None:
@@ -244,14 +247,18 @@ class Publisher:
         (message,) = calls[0].messages
         if message.delay:
             return None
-        topic = message.topic
+        keys, words = self._places.get(message.topic) or self._place(message.topic)
+        rest = (message.id.encode(), message.body, b"%d" % self._batch)
+        return PUBLISH_ONE, keys, [*words, *rest]
+
+    def _place(self, topic: str) -> tuple[list[str], tuple[bytes, bytes]]:
+        """The keys of a topic and what it is called, worked out once."""
         stream, meta, _ = self._keys.topic(topic)
-        words = (topic, self._keys.wake(topic), message.id)
-        return (
-            PUBLISH_ONE,
-            [self._keys.registry_for(topic), self._receipts, stream, meta],
-            [*(word.encode() for word in words), message.body, b"%d" % self._batch],
-        )
+        keys = [self._keys.registry_for(topic), self._receipts, stream, meta]
+        if len(self._places) >= _REMEMBERED:
+            self._places.clear()
+        found = self._places[topic] = keys, (topic.encode(), self._keys.wake(topic).encode())
+        return found
 
     def _packed(self, calls: list[_Call], doubts: list[int]) -> _Question:
         places: dict[str, int] = {}
