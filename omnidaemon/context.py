@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Raw
 
-from omnidaemon.envelope import Envelope, Wire, load
+from omnidaemon.envelope import Envelope, Wire, load, new_id
 from omnidaemon.tasks import TaskHandle
 from omnidaemon.telemetry.signals import carried
 
@@ -114,6 +114,7 @@ class Context:
         topic: str,
         content: Any = None,
         *,
+        id: str | None = None,
         delay: float | None = None,
         at: datetime | None = None,
         reply_to: str | None = None,
@@ -130,6 +131,8 @@ class Context:
         Args:
             topic: Where to.
             content: Any value that can be encoded.
+            id: The event's id; a new one by default. One made of this event's, as
+                `f"{ctx.id}-mail"`, is the same in every run, so that its receiver can tell a repeat.
             delay: Seconds until it may be delivered.
             at: The moment from which it may be delivered, with a time zone.
             reply_to: Where the agents' results are published.
@@ -145,6 +148,7 @@ class Context:
         caused = Envelope(
             topic,
             content,
+            new_id() if id is None else id,
             tenant_id=event.tenant_id,
             correlation_id=event.correlation_id or event.id,
             causation_id=event.id,

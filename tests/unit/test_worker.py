@@ -313,6 +313,25 @@ async def test_what_an_agent_sends_carries_correlation_causation_tenant_and_sour
     assert got == [(task.id, task.id, "acme", "shop", "from a thread")]
 
 
+async def test_what_a_repeated_run_sends_can_have_the_same_id(app):
+    got = []
+
+    @app.agent("first", retries=1, backoff=Backoff(initial=0))
+    async def first(content, ctx: Context):
+        await ctx.send("second", id=f"{ctx.id}-mail")
+        if ctx.attempt == 1:
+            raise ConnectionError("after it was sent")
+
+    @app.agent("second")
+    async def second(content, ctx: Context):
+        got.append(ctx.id)
+
+    async with serve(app) as served:
+        task = await app.send("first")
+        await served.settled()
+    assert got == [f"{task.id}-mail"] * 2
+
+
 @pytest.mark.parametrize("consumers", [1, 3, 5])
 async def test_consumers_is_exactly_how_many_run_at_once(app, consumers):
     running = most = 0
