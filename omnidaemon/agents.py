@@ -17,6 +17,7 @@ from omnidaemon.messages import Start
 from omnidaemon.outcomes import Backoff, RetryPolicy
 
 F = TypeVar("F", bound=Handler)
+T = TypeVar("T")
 
 MAX_SECONDS = 366 * 86_400.0
 """No wait is longer than a year: a larger number is a slip (milliseconds, most often)."""
@@ -115,6 +116,10 @@ class AgentRouter:
         Raises:
             ConfigurationError: A value is not usable, or a parameter cannot be bound.
         """
+        if not isinstance(topic, str):  # `@app.agent` alone would register nothing, and say nothing
+            raise InvalidSettings(
+                f'an agent listens to a topic, and got {topic!r}: write @app.agent("orders.new")'
+            )
 
         def register(func: F) -> F:
             binding = Binding(func)
@@ -127,19 +132,24 @@ class AgentRouter:
                 consumers=_whole("consumers", consumers, 1, 10_000),
                 policy=RetryPolicy(
                     _whole("retries", retries, 0, 1_000_000),
-                    Backoff() if backoff is None else backoff,
+                    Backoff() if backoff is None else _a("backoff", backoff, Backoff, "a Backoff"),
                     _exceptions("retry_on", retry_on),
                     _exceptions("give_up_on", give_up_on),
-                    dead_letter,
+                    _a("dead_letter", dead_letter, bool, "True or False"),
                 ),
                 timeout=None if timeout is None else _seconds("timeout", timeout),
                 lease=_seconds("lease", lease),
                 start=_one_of("start", start, ("auto", "oldest", "new")),
                 reply_to=None if reply_to is None else check_topic(reply_to, InvalidSettings),
-                description=_first_line(func) if description is None else description,
-                tools=tuple(tools),
+                description=(
+                    _first_line(func)
+                    if description is None
+                    else _a("description", description, str, "text")
+                ),
+                tools=_names("tools", tools),
             )
-            if timeout is not None and not binding.is_async and timeout_mode != "abandon":
+            mode = _one_of("timeout_mode", timeout_mode, ("cancel", "abandon"))
+            if timeout is not None and not binding.is_async and mode != "abandon":
                 raise InvalidSettings(
                     f"agent {agent.name!r} is not async, and a thread cannot be cancelled: make it "
                     'async, drop timeout=, or accept timeout_mode="abandon"'
@@ -207,7 +217,19 @@ def _exceptions(what: str, value: object) -> tuple[type[BaseException], ...]:
     return tuple(kinds)
 
 
-def _one_of(what: str, value: Start, known: tuple[Start, ...]) -> Start:
+def _one_of(what: str, value: T, known: tuple[T, ...]) -> T:
     if value not in known:
-        raise InvalidSettings(f"{what}={value!r}: give one of {', '.join(known)}")
+        raise InvalidSettings(f"{what}={value!r}: give one of {', '.join(map(str, known))}")
     return value
+
+
+def _a(what: str, value: T, kind: type[T], words: str) -> T:
+    if not isinstance(value, kind):
+        raise InvalidSettings(f"{what}={value!r}: give {words}")
+    return value
+
+
+def _names(what: str, value: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(value, str) or not all(isinstance(name, str) for name in value):
+        raise InvalidSettings(f"{what}={value!r}: give a list of names")
+    return tuple(value)

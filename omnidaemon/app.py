@@ -21,7 +21,7 @@ from omnidaemon.agents import MAX_SECONDS, AgentRouter
 from omnidaemon.blocking import BlockingSender
 from omnidaemon.context import Context
 from omnidaemon.envelope import Envelope, check_id, check_topic, dump, encode, new_id
-from omnidaemon.errors import ConnectionLost, PayloadError
+from omnidaemon.errors import ConnectionLost, InvalidSettings, PayloadError
 from omnidaemon.messages import Message
 from omnidaemon.settings import Settings, load_settings, redact_url
 from omnidaemon.stores.base import Store
@@ -62,6 +62,14 @@ class App(AgentRouter):
         settings: Settings | None = None,
     ) -> None:
         super().__init__()
+        for what, given, method in (("transport", transport, "publish"), ("store", store, "write")):
+            if given is not None and not isinstance(given, str) and not hasattr(given, method):
+                raise InvalidSettings(
+                    f'{what}={given!r}: give a URL, as "memory" or "redis://localhost:6379/0", '
+                    f"or a {what.capitalize()}"
+                )
+        if settings is not None and not isinstance(settings, Settings):
+            raise InvalidSettings(f"settings={settings!r}: give Settings(...), or leave them out")
         self.name = name
         self.middleware = tuple(middleware)
         self.lifespan = lifespan

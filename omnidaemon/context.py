@@ -132,7 +132,7 @@ class Context:
             topic: Where to.
             content: Any value that can be encoded.
             id: The event's id; a new one by default. One made of this event's, as
-                `f"{ctx.id}-mail"`, is the same in every run, so that its receiver can tell a repeat.
+                `f"{ctx.id}-mail"`, is the same in every run: its receiver can tell a repeat.
             delay: Seconds until it may be delivered.
             at: The moment from which it may be delivered, with a time zone.
             reply_to: Where the agents' results are published.

@@ -30,15 +30,16 @@ class Backoff(Struct, frozen=True):
     jitter: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (
+        numbers = self.initial, self.factor, self.maximum, self.jitter
+        if not all(isinstance(number, int | float) for number in numbers) or not (
             0 <= self.initial < math.inf
             and 1 <= self.factor < math.inf
             and 0 <= self.maximum < math.inf
             and 0 <= self.jitter <= 1
         ):
             raise InvalidSettings(
-                f"{self}: initial and maximum are seconds from 0 up, factor is at least 1, "
-                "jitter between 0 and 1"
+                f"{self}: give numbers, initial and maximum as seconds from 0 up, factor at least "
+                "1, jitter between 0 and 1"
             )
 
     def delay(self, attempt: int, chance: float) -> float:

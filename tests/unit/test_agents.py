@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 
-from omnidaemon import AgentRouter, App
+from omnidaemon import AgentRouter, App, Backoff
 from omnidaemon.errors import ConfigurationError, DuplicateAgent, InvalidSettings
 
 
@@ -87,6 +87,12 @@ def test_one_function_may_serve_several_topics_but_a_name_only_once_per_topic():
         ({"name": "a b"}, "agent name"),
         ({"reply_to": "a b"}, "topic name"),
         ({"reply_to": "omni.x"}, "reserved"),
+        ({"backoff": 0}, "backoff=0: give a Backoff"),
+        ({"dead_letter": "no"}, "True or False"),
+        ({"timeout_mode": "abandn"}, "cancel, abandon"),
+        ({"tools": "search"}, "list of names"),
+        ({"tools": [1]}, "list of names"),
+        ({"description": 5}, "text"),
     ],
 )
 def test_values_without_sense_are_refused_at_registration(bad, words):
@@ -98,6 +104,25 @@ def test_values_without_sense_are_refused_at_registration(bad, words):
 def test_topics_that_cannot_be_are_refused_at_registration(topic):
     with pytest.raises(ConfigurationError, match="topic"):
         App().agent(topic)(charge)
+
+
+@pytest.mark.parametrize("topic", [charge, None, 5])
+def test_a_decorator_without_a_topic_says_how_to_write_it(topic):
+    with pytest.raises(InvalidSettings, match=r"write @app\.agent\("):
+        App().agent(topic)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"transport": 5}, {"store": object()}, {"settings": {"retention": 5}}]
+)
+def test_an_app_of_what_cannot_be_is_refused_at_once(bad):
+    with pytest.raises(InvalidSettings, match=f"{next(iter(bad))}="):
+        App("shop", **bad)
+
+
+def test_a_backoff_of_text_is_refused():
+    with pytest.raises(InvalidSettings, match="give numbers"):
+        Backoff(initial="1")
 
 
 def test_a_timeout_on_a_sync_handler_must_be_meant():
