@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from omnidaemon import App
+from omnidaemon.settings import Settings
 from tests.process.chaos import Load, Workers
 
 # SOAK_SECONDS=3600 kills for an hour, as `nox -s soak` does.
@@ -35,9 +36,11 @@ async def test_killing_workers_at_random_loses_nothing_and_settles_once(
         folder.mkdir()
         # A round has keys, or a file, of its own.
         url = f"{place}-{seed}.db" if place.startswith("sqlite") else f"{place}?prefix=r{seed}"
-        workers = Workers(folder, url)
+        kept = 10 * EVENTS  # all of them, so that they can be counted in the end
+        workers = Workers(folder, url, OMNIDAEMON_RETENTION=str(kept))
+        app = App("publisher", transport=url, settings=Settings(retention=kept))
         try:
-            await one_round(App("publisher", transport=url), workers, random.Random(seed))
+            await one_round(app, workers, random.Random(seed))
         finally:
             workers.clean_up()
 
