@@ -695,3 +695,45 @@ assert second is active() is not first
 
 def test_a_provider_counts_from_when_it_is_set_and_nothing_is_imported_before():
     subprocess.run([sys.executable, "-c", FRESH], check=True, timeout=30)
+
+
+UNSEEN = """
+import asyncio, sys
+import opentelemetry.metrics, opentelemetry.trace  # as other libraries bring them, with no SDK
+from omnidaemon import App
+from omnidaemon.testing import serve
+
+app = App("test", transport="memory")
+calls = []
+
+@app.agent("orders", consumers=10, reply_to="receipts")
+async def charge(order):
+    return order
+
+@app.agent("receipts")
+async def note(receipt):
+    pass
+
+def count(frame, event, argument):
+    place = frame.f_code.co_filename.replace("\\\\", "/")
+    if event == "call" and ("/omnidaemon/telemetry/" in place or "/opentelemetry/" in place):
+        calls.append(frame.f_code.co_name)
+
+async def main():
+    async with serve(app) as served:
+        await app.send_many([("orders", n) for n in range(500)])
+        sys.setprofile(count)
+        await served.settled()
+        sys.setprofile(None)
+
+asyncio.run(main())
+print(len(calls))
+"""
+
+
+def test_where_nobody_collects_no_run_calls_anything_of_telemetry():
+    # So what it costs a drain is to look at a None here and there.
+    ended = subprocess.run(
+        [sys.executable, "-c", UNSEEN], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert int(ended.stdout) == 0
