@@ -200,7 +200,7 @@ class Letters:
         return found[0] if found else None
 
     async def replay_one(
-        self, topic: str, agent: str, task_id: str, content: str | None = None
+        self, topic: str, agent: str | None, task_id: str, content: str | bytes | None = None
     ) -> None:
         """Hands one letter back, with other content if some is given.
 
@@ -209,14 +209,17 @@ class Letters:
 
         Args:
             topic: Where it came from.
-            agent: Who gave it up.
+            agent: Who gave it up; None if it is the only one.
             task_id: The event's id.
             content: The new content, as JSON.
 
         Raises:
             TaskNotFound: There is no such letter (any more).
-            PayloadError: The content is no JSON or cannot travel, or the letter is no envelope.
+            PayloadError: The content is no JSON or cannot travel, or the letter is no envelope; or
+                several agents gave the event up, and which one is meant is not said.
         """
+        if agent is None:
+            agent = await self._only_agent(topic, task_id)
         letter = await self._find(topic, agent, task_id)
         body = None if letter is None or content is None else self._mended(letter, content)
         positions = [] if letter is None else [letter.position]
@@ -240,7 +243,18 @@ class Letters:
                 "more): nothing was done"
             )
 
-    def _mended(self, letter: DeadLetter, content: str) -> bytes:
+    async def _only_agent(self, topic: str, task_id: str) -> str:
+        groups = [group.name for group in await self._transport.groups(topic) if group.dead]
+        agents = [name for name in groups if await self._find(topic, name, task_id)]
+        if len(agents) > 1:
+            raise PayloadError(
+                f"agents {', '.join(agents)} gave up task {task_id!r}: say whose letter is mended"
+            )
+        if not agents:
+            raise TaskNotFound(f"topic {topic!r} has no dead letter of task {task_id!r}")
+        return agents[0]
+
+    def _mended(self, letter: DeadLetter, content: str | bytes) -> bytes:
         try:
             value = msgspec.json.decode(content)
         except (msgspec.MsgspecError, RecursionError, UnicodeError) as error:

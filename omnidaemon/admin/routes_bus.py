@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from omnidaemon.admin.answers import (
     Discarded,
     EventAnswer,
     GroupAnswer,
     LetterAnswer,
+    Refused,
     Replayed,
     StatsAnswer,
     TopicAnswer,
 )
 from omnidaemon.admin.endpoints import Ask, Name, OptionalName, Section
+from omnidaemon.letters import Letters
 from omnidaemon.views import group_public
 
 bus = Section("bus")
@@ -46,10 +48,14 @@ class DiscardQuery(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReplayBody(Struct, frozen=True, forbid_unknown_fields=True):
-    """Which dead letters: task ids or positions; without any all of them."""
+    """Which dead letters: task ids or positions; without any all of them.
+
+    With `content` the one of the task that `ids` names, its content replaced.
+    """
 
     ids: Annotated[list[Name], Meta(max_length=10_000)] | None = None
     agent: Name | None = None
+    content: Raw | UnsetType = UNSET
 
 
 @bus("GET", "/bus/streams", scope="read")
@@ -81,8 +87,13 @@ async def inspect_dlq(ask: Ask, topic: Name, query: LettersQuery) -> list[Letter
 
 @bus("POST", "/bus/dlq/{topic}/replay", scope="admin", errors=(404,))
 async def replay_dlq(ask: Ask, topic: Name, body: ReplayBody) -> Replayed:
-    """Hands dead letters back to the agents that gave them up."""
-    return Replayed(topic, await ask.fleet.replay(topic, body.ids, body.agent))
+    """Hands dead letters back to the agents that gave them up; one of them mended, if asked."""
+    if isinstance(body.content, UnsetType):
+        return Replayed(topic, await ask.fleet.replay(topic, body.ids, body.agent))
+    if body.ids is None or len(body.ids) != 1:
+        raise Refused(422, "content mends one dead letter: name its task in ids")
+    await Letters(ask.app).replay_one(topic, body.agent, body.ids[0], bytes(body.content))
+    return Replayed(topic, 1)
 
 
 @bus("DELETE", "/bus/dlq/{topic}", scope="admin", errors=(404,))

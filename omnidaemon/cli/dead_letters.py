@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+
 import click
 
+from omnidaemon.app import App
 from omnidaemon.cli import backend
 from omnidaemon.cli.options import AGENT, LIMIT, TOPIC, confirm, json_option, yes_option
 from omnidaemon.cli.output import clock, emit_json, many, print_table
 from omnidaemon.fleet import Fleet
+from omnidaemon.letters import Letters
 
 topic_option = click.option(
     "--topic", required=True, type=TOPIC, help="The topic that the letters came from."
@@ -62,10 +66,27 @@ def dlq(topic: str, agent: str | None, limit: int, as_json: bool) -> None:
 @topic_option
 @ids_option
 @agent_option
+@click.option(
+    "--content",
+    metavar="JSON",
+    help="Mend the one that --id names: its new content; - reads standard input.",
+)
 @json_option
-def replay(topic: str, ids: tuple[str, ...], agent: str | None, as_json: bool) -> None:
+def replay(
+    topic: str, ids: tuple[str, ...], agent: str | None, content: str | None, as_json: bool
+) -> None:
     """Hand dead letters back to the agents that gave them up: all, or those named."""
-    count = backend.run(lambda app: Fleet(app).replay(topic, ids or None, agent))
+    if content is not None and len(ids) != 1:
+        raise click.UsageError("--content mends one dead letter: name its task by one --id")
+    text = sys.stdin.buffer.read() if content == "-" else content
+
+    async def hand_back(app: App) -> int:
+        if text is None:
+            return await Fleet(app).replay(topic, ids or None, agent)
+        await Letters(app).replay_one(topic, agent, ids[0], text)
+        return 1
+
+    count = backend.run(hand_back)
     if as_json:
         emit_json({"topic": topic, "replayed": count})
     else:

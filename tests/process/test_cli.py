@@ -8,10 +8,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.started import SECONDS
 
 SHOP = """
 from omnidaemon import App, Reject
@@ -23,8 +26,10 @@ async def greet(user: dict) -> dict:
     return {"hello": user["name"]}
 
 @app.agent("charge", name="charge", retries=0)
-async def charge(amount: float) -> None:
-    raise ValueError(f"cannot charge {amount}")
+async def charge(amount: float) -> str:
+    if amount > 1:
+        raise ValueError(f"cannot charge {amount}")
+    return "charged"
 """
 READS = [
     ["bus", "list", "--groups"],
@@ -89,6 +94,21 @@ def test_a_task_that_failed_for_good_says_its_cause_and_can_be_replayed(
     assert "no dead letter 'order-2'" in missing.stderr
     by_id = run("bus", "replay", "--topic", "charge", "--id", "order-1")
     assert by_id.stdout == "replayed 1 dead letter of topic 'charge'\n"
+
+
+def test_a_dead_letter_is_mended_and_replayed(worker: Any, run: Any) -> None:
+    assert publish(run, "--topic", "charge", "--payload", "5", "--wait", "--id", "o-1").returncode
+    there = ("bus", "replay", "--topic", "charge")
+    many = run(*there, "--content", "1")
+    assert (many.returncode, "by one --id" in many.stderr) == (2, True)
+    no_json = run(*there, "--id", "o-1", "--content", "{")
+    assert (no_json.returncode, "not JSON" in no_json.stderr) == (1, True)
+    mended = run(*there, "--id", "o-1", "--content", "-", stdin="1")
+    assert mended.stdout == "replayed 1 dead letter of topic 'charge'\n"
+    deadline = time.monotonic() + SECONDS
+    while (task := json.loads(run("task", "result", "o-1", "--json").stdout))["result"] is None:
+        assert time.monotonic() < deadline, task
+    assert (task["status"], task["result"]) == ("succeeded", "charged")
 
 
 def test_what_does_not_exist_is_one_clear_line(worker: Any, run: Any) -> None:

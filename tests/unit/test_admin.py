@@ -334,6 +334,20 @@ async def test_dead_letters_are_shown_replayed_and_deleted() -> None:
         assert (await http.get("/bus/dlq/nothing")).status_code == 404
 
 
+async def test_a_dead_letter_is_mended_and_replayed_in_one_step() -> None:
+    async with served_shop() as (served, http):
+        first, second = [await done(served, http, "orders", "bad") for _ in range(2)]
+        place = "/bus/dlq/orders/replay"
+        refused = await http.post(place, json={"ids": [first, second], "content": 5})
+        assert (refused.status_code, "name its task" in refused.json()["detail"]) == (422, True)
+        assert (await http.post(place, json={"ids": ["none"], "content": 5})).status_code == 404
+        answer = await http.post(place, json={"ids": [first], "content": 5})
+        assert answer.json() == {"topic": "orders", "replayed": 1}
+        await served.settled()
+        assert (await http.get(f"/tasks/{first}")).json()["status"] == "succeeded"
+        assert [one["task_id"] for one in (await http.get("/bus/dlq/orders")).json()] == [second]
+
+
 # Storage and configuration
 
 
