@@ -45,7 +45,6 @@ SECTIONS: tuple[Pages, ...] = (
 """All pages, in the order of the navigation."""
 
 COOKIE = "omnidaemon_ui"
-SECURE_COOKIE = f"__Secure-{COOKIE}"
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
@@ -253,7 +252,7 @@ class Dashboard:
         origin = request.headers.get("origin", "")
         secure = request.url.scheme == "https" or origin.lower().startswith("https://")
         answer.set_cookie(
-            SECURE_COOKIE if secure else COOKIE,
+            _cookie_name(request, secure),
             visitor.token,
             int(SESSION_SECONDS),
             path=base_of(request),
@@ -305,11 +304,12 @@ class Dashboard:
             await self._form(request, visitor)
             await self._sessions.end(visitor)
             answer = RedirectResponse(address(base_of(request), "/login"), 303)
-            for name in (COOKIE, SECURE_COOKIE, NOTICE):
+            secure_name = _cookie_name(request, True)
+            for name in (_cookie_name(request, False), secure_name, NOTICE):
                 answer.delete_cookie(
                     name,
                     path=base_of(request),
-                    secure=name == SECURE_COOKIE,
+                    secure=name == secure_name,
                     httponly=True,
                     samesite="strict",
                 )
@@ -350,7 +350,15 @@ class Dashboard:
 
 def _cookies(request: Request) -> list[str]:
     """The session's cookie; where there are two, the one that only https can set comes first."""
-    return [request.cookies[name] for name in (SECURE_COOKIE, COOKIE) if name in request.cookies]
+    names = (_cookie_name(request, True), _cookie_name(request, False))
+    return [request.cookies[name] for name in names if name in request.cookies]
+
+
+def _cookie_name(request: Request, secure: bool) -> str:
+    """The session's, with the port in it: to browsers all ports of a host are one place."""
+    port = request.headers.get("host", "").rpartition(":")[2]
+    name = f"{COOKIE}_{port}" if port.isascii() and port.isdigit() else COOKIE
+    return f"__Secure-{name}" if secure else name
 
 
 def _onward(request: Request, wanted: str) -> Response:

@@ -133,9 +133,11 @@ def ago(at: float, now: float) -> str:
 
 
 def duration(seconds: float, parts: int = 2) -> str:
-    """Seconds as people write them: 4 ms, 1.2 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    """Seconds as people write them: <1 ms, 4 ms, 1.2 s, 3 min 20 s, 2 h 5 min, 3 d 4 h."""
+    if seconds < 0.0005:
+        return "<1 ms"
     if seconds < 1:
-        return f"{max(seconds, 0) * 1000:.0f} ms"
+        return f"{seconds * 1000:.0f} ms"
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 and parts > 1 else f"{int(seconds)} s"
     left = int(seconds)

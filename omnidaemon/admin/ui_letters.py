@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from starlette.responses import Response
 
+from omnidaemon.admin.answers import Refused
 from omnidaemon.admin.ui_pages import Pages, Visit
 from omnidaemon.letters import LetterGroup, Letters
 
@@ -36,8 +37,11 @@ async def show_group(visit: Visit) -> Response:
 
 @letters("POST", "/letters/replay", scope="admin", seconds=SECONDS)
 async def replay_letters(visit: Visit) -> Response:
-    """Hands letters of one error back, or all."""
-    count = await Letters(visit.app).replay(visit.form.get("key") or None)
+    """Hands letters of one error back, or all where the form says so."""
+    key = visit.form.get("key", "")
+    if not key and visit.form.get("all") != "yes":
+        raise Refused(422, "say which dead letters: the key of their error, or all=yes")
+    count = await Letters(visit.app).replay(key or None)
     return visit.redirect("/letters", notice=f"{_letters(count)} replayed.")
 
 

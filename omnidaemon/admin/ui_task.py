@@ -16,7 +16,7 @@ from omnidaemon.letters import Letters
 from omnidaemon.lineage import Lineage
 from omnidaemon.records import Attempt, RunRecord
 from omnidaemon.tasks import Task, TaskStatus, states
-from omnidaemon.views import Letter, StoredEvent, read_event
+from omnidaemon.views import AgentState, Letter, StoredEvent, read_event
 
 task_pages = Pages("", "")
 
@@ -78,6 +78,7 @@ async def show_task(visit: Visit) -> Response:
         if name
     ]
     parts.sort(key=lambda part: part.status not in ("dead", "failed"))
+    over = task.status in _OVER
     return visit.render(
         "task.html",
         task=task,
@@ -87,9 +88,22 @@ async def show_task(visit: Visit) -> Response:
         content=_content(event),
         known=_known(task, event.event if event else None),
         tree=tree,
-        over=task.status in _OVER,
+        over=over,
+        held={} if over else await _held(visit, task.topic, parts),
         deletable=may_change(visit),
     )
+
+
+async def _held(visit: Visit, topic: str, parts: list[AgentPart]) -> dict[str, AgentState]:
+    """Agents that have it to run and do not: paused ones, and those that no worker runs."""
+    if visit.caller.tenant is not None:  # how agents are is not for one tenant to know
+        return {}
+    waiting = {part.name for part in parts if part.status in ("pending", "failed")}
+    return {
+        state.name: state
+        for state in await visit.fleet.agents(topic)
+        if state.name in waiting and state.status != "running"
+    }
 
 
 def may_change(visit: Visit) -> bool:
@@ -188,7 +202,7 @@ async def replay_task(visit: Visit) -> Response:
     task = await _task(visit)
     agent = visit.form.get("agent", "")
     await Letters(visit.app).replay_one(task.topic, agent, task.id)
-    return visit.redirect(f"/tasks/{task.id}", notice=f"Replayed: {agent} runs it once more.")
+    return visit.redirect(f"/tasks/{task.id}", notice=f"Replayed: {agent} has it again; what comes of it shows below.")
 
 
 @task_pages("POST", "/tasks/{task_id}/discard", scope="admin")
@@ -258,5 +272,5 @@ async def replay_edited(visit: Visit) -> Response:
             raise
         return _form(visit, task, letter, content, str(error), 422)
     return visit.redirect(
-        f"/tasks/{task.id}", notice=f"Replayed with the edited content: {agent} runs it."
+        f"/tasks/{task.id}", notice=f"Replayed with the edited content: {agent} has it again; what comes of it shows below."
     )

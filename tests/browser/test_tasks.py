@@ -96,7 +96,7 @@ def test_a_failing_task_is_found_understood_and_replayed_by_three_clicks(
     )
     shop.mended = True
     page.get_by_role("button", name="Replay", exact=True).click()
-    expect(page.get_by_text("Replayed: charge runs it once more.")).to_be_visible()
+    expect(page.get_by_text("Replayed: charge has it again")).to_be_visible()
     expect(page.locator(".title .badge")).to_have_text("succeeded")  # drawn again by itself
     assert here.do(here.app.tasks.get, bad).runs["charge"].value == {"charged": 17}
     expect(page.get_by_label("Result")).to_contain_text('"charged": 17')
@@ -105,6 +105,47 @@ def test_a_failing_task_is_found_understood_and_replayed_by_three_clicks(
         re.compile("Run 1.*Run 2 gave up.*Replayed.*Run 1 succeeded", re.DOTALL)
     )
     assert [content["n"] for content in shop.seen].count(17) == 1  # the other agent ran it once
+
+
+def test_a_replay_that_fails_as_before_says_that_it_has_failed_again(
+    stage: Start, page: Page, shop: Shop
+) -> None:
+    here = stage(shop.app)
+    bad = here.send("orders", {"n": 17, "bad": True})
+    here.settled()
+    page.goto(f"{here.url}/tasks/{bad}")
+    who = page.locator(".failure-who")
+    expect(who).to_contain_text(re.compile("charge gave up after 2 runs, (just now|[0-9]+ s ago)"))
+    for replay in (1, 2):
+        page.get_by_role("button", name="Replay", exact=True).click()
+        expect(who).to_contain_text(f"charge gave up again in replay {replay}, after 2 runs")
+
+
+def test_a_traceback_is_read_without_scrolling_sideways(
+    stage: Start, visitors: Visitors, shop: Shop
+) -> None:
+    here = stage(shop.app)
+    bad = here.send("mails", {"raise": "the mailbox says " + "no " * 300})
+    here.settled()
+    page = visitors.new(viewport={"width": 360, "height": 740})
+    page.goto(f"{here.url}/tasks/{bad}")
+    box = page.get_by_label("Traceback")
+    expect(box).to_contain_text("in mail")
+    assert box.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
+def test_no_text_is_smaller_than_twelve_pixels(stage: Start, page: Page, shop: Shop) -> None:
+    here = stage(shop.app)
+    bad = here.send("orders", {"n": 17, "bad": True}, tenant_id="a")
+    here.settled()
+    small = """() => [...document.querySelectorAll("body *")].filter((element) =>
+        element.checkVisibility() &&
+        [...element.childNodes].some((node) => node.nodeType === 3 && node.data.trim()) &&
+        parseFloat(getComputedStyle(element).fontSize) < 11.9
+    ).map((element) => element.outerHTML)"""
+    for path in ("/", "/tasks", f"/tasks/{bad}", "/letters", "/agents", "/workers", "/try"):
+        page.goto(f"{here.url}{path}")
+        assert page.evaluate(small) == [], path
 
 
 def test_filters_find_what_they_say(stage: Start, page: Page, shop: Shop) -> None:

@@ -106,6 +106,42 @@ async def test_every_page_is_drawn_whole_and_in_its_parts() -> None:
                 assert "<html" not in again.text
 
 
+@pytest.mark.parametrize("fields", [{}, {"key": ""}, {"all": "no"}])
+async def test_all_dead_letters_are_replayed_only_if_the_form_says_all(
+    fields: dict[str, str],
+) -> None:
+    async with visiting() as (served, visitor):
+        await served.app.send("orders", "bad")
+        await served.settled()
+        csrf = await visitor.csrf("/letters")
+        answer = await visitor.post("/letters/replay", {"csrf": csrf, **fields})
+        assert answer.status_code == 422
+        assert "say which dead letters" in answer.text
+        assert (await served.app.tasks.newest("orders"))[0].replays == 0
+        answer = await visitor.post("/letters/replay", {"csrf": csrf, "all": "yes"})
+        assert answer.status_code == 303
+        await served.settled()
+        assert (await served.app.tasks.newest("orders"))[0].replays == 1
+
+
+async def test_a_task_that_waits_says_for_whom() -> None:
+    async with visiting() as (served, visitor):
+        await served.app.transport.pause("orders", "charge")
+        task = await served.app.send("orders", "good")
+        waits = "is resumed: somebody has paused it"
+        assert waits in (await visitor.get(f"/tasks/{task.id}")).text
+        assert "1 event waits meanwhile" in (await visitor.get("/agents/orders/charge")).text
+        await served.app.transport.resume("orders", "charge")
+        await served.settled()
+        assert waits not in (await visitor.get(f"/tasks/{task.id}")).text
+    publisher = App(transport="memory://no-worker")
+    async with serve(shop(), url="memory://no-worker"):
+        visitor = Visitor(Admin(publisher, auth="none"))
+        await visitor.get("/agents")
+    task = await publisher.send("orders", "good")
+    assert "It waits for a worker: none runs" in (await visitor.get(f"/tasks/{task.id}")).text
+
+
 async def test_the_dead_letters_of_one_agent_are_found_by_its_link() -> None:
     app = shop()
 
@@ -300,6 +336,19 @@ async def test_the_cookie_is_kept_from_scripts_and_other_paths_and_from_http() -
         cookie = answer.headers["set-cookie"]
         assert cookie.startswith("__Secure-omnidaemon_ui=")
         assert cookie.endswith("; Secure")
+
+
+async def test_dashboards_on_two_ports_of_one_host_keep_their_sessions_apart() -> None:
+    cookies: dict[str, str] = {}
+    visitors = [Visitor(Admin(shop(), keys=KEYS), f"localhost:{port}") for port in (8001, 8002)]
+    for visitor in visitors:
+        answer = await visitor.log_in("admin-key")
+        name, _, value = answer.headers["set-cookie"].partition(";")[0].partition("=")
+        cookies[name] = value
+    sent = {"Cookie": "; ".join(f"{name}={value}" for name, value in cookies.items())}
+    for visitor in visitors:
+        visitor.http.cookies.clear()
+        assert (await visitor.get("/agents", **sent)).status_code == 200
 
 
 async def test_logging_in_makes_a_new_token_so_that_none_can_be_planted() -> None:
