@@ -11,11 +11,13 @@ from starlette.responses import Response
 from omnidaemon.admin.ui_drawing import alike
 from omnidaemon.admin.ui_pages import Pages, Visit, once_for_all
 from omnidaemon.admin.ui_rates import Counted, Rates, plotted
+from omnidaemon.envelope import INTERNAL
 from omnidaemon.errors import OmniDaemonError
 from omnidaemon.health import Health
-from omnidaemon.messages import GroupInfo
+from omnidaemon.messages import GroupInfo, TopicInfo
 from omnidaemon.records import RunRecord
 from omnidaemon.views import BusStats, TopicStats
+from omnidaemon.webhooks import TOPIC as WEBHOOKS
 
 overview = Pages("Overview", "/", "overview")
 
@@ -30,10 +32,12 @@ class Failure(Struct):
     Attributes:
         run: The newest of them.
         count: How many, among those that were looked at.
+        more: Whether there are older failures that were not looked at.
     """
 
     run: RunRecord
     count: int = 1
+    more: bool = False
 
 
 class Row(Struct, frozen=True):
@@ -85,6 +89,21 @@ class Glance(Struct, frozen=True):
     def paused(self) -> list[GroupInfo]:
         """Groups that hand out nothing because somebody said so."""
         return [group for group in self.groups if group.paused]
+
+    @property
+    def unheard(self) -> list[TopicInfo]:
+        """Topics with events that no agent listens to."""
+        topics = self.stats.topics if self.stats else []
+        return [
+            topic.info
+            for topic in topics
+            if topic.info.events and not topic.groups and not topic.info.name.startswith(INTERNAL)
+        ]
+
+    @property
+    def posts(self) -> int:
+        """Posts to webhooks that have failed and will be tried again."""
+        return sum(group.waiting for group in self.groups if group.topic == WEBHOOKS)
 
     @property
     def rows(self) -> list[Row]:
@@ -143,7 +162,8 @@ async def _failures(visit: Visit) -> list[Failure]:
     for run in sorted([*dead.runs, *again.runs], key=lambda run: -run.finished_at):
         cause = run.cause
         what = (cause.type, alike(cause.message)) if cause else ("", "")
-        found = kinds.setdefault((run.status, run.topic, run.agent, *what), Failure(run, 0))
+        older = (dead if run.status == "dead" else again).place is not None
+        found = kinds.setdefault((run.status, run.topic, run.agent, *what), Failure(run, 0, older))
         found.count += 1
     return list(kinds.values())[:_SHOWN]
 

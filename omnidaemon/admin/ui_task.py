@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from omnidaemon.admin.answers import Refused
 from omnidaemon.admin.ui_pages import Pages, Visit
-from omnidaemon.envelope import Envelope, check_id
+from omnidaemon.envelope import INTERNAL, Envelope, check_id
 from omnidaemon.errors import PayloadError, TaskNotFound
 from omnidaemon.letters import Letters
 from omnidaemon.lineage import Lineage
@@ -87,6 +87,7 @@ async def show_task(visit: Visit) -> Response:
         origin=origin,
         content=_content(event),
         known=_known(task, event.event if event else None),
+        internal=task.topic.startswith(INTERNAL),
         tree=tree,
         over=over,
         held={} if over else await _held(visit, task.topic, parts),
@@ -202,7 +203,9 @@ async def replay_task(visit: Visit) -> Response:
     task = await _task(visit)
     agent = visit.form.get("agent", "")
     await Letters(visit.app).replay_one(task.topic, agent, task.id)
-    return visit.redirect(f"/tasks/{task.id}", notice=f"Replayed: {agent} has it again; what comes of it shows below.")
+    return visit.redirect(
+        f"/tasks/{task.id}", notice=f"Replayed: {agent} has it again; its outcome shows below."
+    )
 
 
 @task_pages("POST", "/tasks/{task_id}/discard", scope="admin")
@@ -271,6 +274,5 @@ async def replay_edited(visit: Visit) -> Response:
         if letter is None:
             raise
         return _form(visit, task, letter, content, str(error), 422)
-    return visit.redirect(
-        f"/tasks/{task.id}", notice=f"Replayed with the edited content: {agent} has it again; what comes of it shows below."
-    )
+    notice = f"Replayed with the edited content: {agent} has it again; its outcome shows below."
+    return visit.redirect(f"/tasks/{task.id}", notice=notice)

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from omnidaemon.admin.answers import Refused
 from omnidaemon.admin.ui_pages import Pages, Visit
+from omnidaemon.envelope import INTERNAL
 from omnidaemon.errors import InvalidSettings
 from omnidaemon.records import Roster
 from omnidaemon.search import OpenPage, OpenRun, RunPage, Search, Wanted
@@ -60,6 +61,7 @@ async def list_tasks(visit: Visit) -> Response:
         stream=visit.url("/events", topic=given["topic"], tenant_id=wanted.tenant_id),
         bound=bound,
         unknown=text,
+        internal=given["topic"].startswith(INTERNAL),
         # Which agents there are is not known by tenant.
         known=[] if visit.fragment or bound else await Roster(visit.app.store).agents(),
     )

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import httpx
 import pytest
@@ -16,6 +17,7 @@ from omnidaemon import App
 from omnidaemon.admin import Admin, serve_api
 from omnidaemon.admin.ui import SECTIONS
 from omnidaemon.admin.ui_pages import Page
+from omnidaemon.posting import Answer, Post
 from omnidaemon.testing import Served, serve
 from tests.unit.admin_client import KEYS, shop
 
@@ -140,6 +142,48 @@ async def test_a_task_that_waits_says_for_whom() -> None:
         await visitor.get("/agents")
     task = await publisher.send("orders", "good")
     assert "It waits for a worker: none runs" in (await visitor.get(f"/tasks/{task.id}")).text
+
+
+async def test_posts_to_webhooks_that_fail_are_told_where_somebody_looks() -> None:
+    async def refuse(post: Post) -> Answer:
+        return Answer(500)
+
+    app = shop()
+    async with serve(app, post=refuse) as served:
+        visitor = Visitor(Admin(app, auth="none"))
+        assert "post to a webhook" not in (await Visitor(Admin(app, auth="none")).get("/")).text
+        await app.send("orders", "good", webhook="https://example.com/orders")
+        with anyio.fail_after(10):
+            while not sum(group.waiting for group in await app.transport.groups("omni.webhooks")):
+                await anyio.lowlevel.checkpoint()
+        assert "1 post to a webhook has failed" in (await visitor.get("/")).text
+        (event,) = await app.transport.browse("omni.webhooks", 1)
+        for path in ("/tasks?topic=omni.webhooks", f"/tasks/{event.id}"):
+            text = (await visitor.get(path)).text
+            assert "in the log of the worker" in text, path
+            assert "has expired" not in text
+        assert served.posts
+
+
+async def test_events_that_no_agent_listens_to_are_told_on_the_overview() -> None:
+    async with visiting() as (served, visitor):
+        await served.app.send("odrers", "good")
+        text = (await visitor.get("/")).text
+        assert "Waiting for somebody" in text
+        assert "1 event that no agent listens to" in text
+
+
+async def test_a_count_of_failures_says_when_there_may_be_more() -> None:
+    async with visiting() as (served, visitor):
+        for _ in range(3):
+            await served.app.send("orders", "bad")
+        await served.settled()
+        assert "<b>3 tasks</b>" in (await visitor.get("/")).text
+        for _ in range(60):
+            await served.app.send("orders", "bad")
+        await served.settled()
+        again = Visitor(Admin(served.app, auth="none"))  # it has looked at nothing yet
+        assert "<b>60+ tasks</b>" in (await again.get("/")).text
 
 
 async def test_the_dead_letters_of_one_agent_are_found_by_its_link() -> None:
