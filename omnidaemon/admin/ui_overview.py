@@ -101,6 +101,11 @@ class Glance(Struct, frozen=True):
         ]
 
     @property
+    def undelivered(self) -> int:
+        """Posts to webhooks that were given up."""
+        return sum(group.dead for group in self.groups if group.topic == WEBHOOKS)
+
+    @property
     def posts(self) -> int:
         """Posts to webhooks that have failed and will be tried again."""
         return sum(group.waiting for group in self.groups if group.topic == WEBHOOKS)

@@ -202,7 +202,14 @@ async def replay_task(visit: Visit) -> Response:
     """Hands the task's dead letter back to the agent that gave it up."""
     task = await _task(visit)
     agent = visit.form.get("agent", "")
-    await Letters(visit.app).replay_one(task.topic, agent, task.id)
+    try:
+        await Letters(visit.app).replay_one(task.topic, agent, task.id)
+    except TaskNotFound:
+        # Somebody was quicker, perhaps in another tab: the task as it is now says most.
+        if agent not in states(task.places, task.runs):
+            raise
+        notice = f"Nothing was done: {agent[:200]} has no dead letter of this task any more."
+        return visit.redirect(f"/tasks/{task.id}", notice=notice)
     return visit.redirect(
         f"/tasks/{task.id}", notice=f"Replayed: {agent} has it again; its outcome shows below."
     )

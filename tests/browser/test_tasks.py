@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from omnidaemon import App, Backoff, Context, Envelope
+from omnidaemon.letters import Letters
 from omnidaemon.messages import Message
 from omnidaemon.records import RunRecord, run_write, tenant_changes
 from omnidaemon.run_index import index_changes
@@ -119,6 +120,26 @@ def test_a_replay_that_fails_as_before_says_that_it_has_failed_again(
     for replay in (1, 2):
         page.get_by_role("button", name="Replay", exact=True).click()
         expect(who).to_contain_text(f"charge gave up again in replay {replay}, after 2 runs")
+
+
+def test_a_tab_that_was_left_alone_catches_up_and_its_old_button_does_no_harm(
+    stage: Start, visitors: Visitors, shop: Shop
+) -> None:
+    here = stage(shop.app)
+    bad = here.send("orders", {"n": 17, "bad": True})
+    here.settled()
+    page, old = visitors.new(), visitors.new(java_script_enabled=False)
+    for tab in (page, old):
+        tab.goto(f"{here.url}/tasks/{bad}")
+        expect(tab.locator(".title .badge")).to_have_text("dead")
+    shop.mended = True
+    here.do(Letters(here.app).replay_one, "orders", "charge", bad)
+    here.settled()
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # as on coming back
+    expect(page.locator(".title .badge")).to_have_text("succeeded")
+    old.get_by_role("button", name="Replay", exact=True).click()
+    expect(old.get_by_text("Nothing was done: charge has no dead letter")).to_be_visible()
+    expect(old.locator(".title .badge")).to_have_text("succeeded")
 
 
 def test_a_traceback_is_read_without_scrolling_sideways(

@@ -165,6 +165,20 @@ async def test_posts_to_webhooks_that_fail_are_told_where_somebody_looks() -> No
         assert served.posts
 
 
+async def test_posts_to_webhooks_that_were_given_up_are_told_on_the_overview() -> None:
+    async def refuse(post: Post) -> Answer:
+        return Answer(410)
+
+    app = shop()
+    async with serve(app, post=refuse) as served:
+        visitor = Visitor(Admin(app, auth="none"))
+        await app.send("orders", "good", webhook="https://example.com/orders")
+        await served.settled()
+        text = (await visitor.get("/")).text
+        assert "1 post to a webhook was given up" in text
+        assert 'href="/ui/letters?topic=omni.webhooks"' in text
+
+
 async def test_events_that_no_agent_listens_to_are_told_on_the_overview() -> None:
     async with visiting() as (served, visitor):
         await served.app.send("odrers", "good")

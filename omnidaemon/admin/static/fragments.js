@@ -138,7 +138,8 @@ export function watchFragments(announce) {
     for (const stream of streams) stream.listen();
     for (const fragment of fragments) {
       if (document.hidden) fragment.plan();
-      else if (fragment.every) fragment.refresh();
+      // What is over may have been replayed meanwhile, in another tab or by somebody else.
+      else if (fragment.section.dataset.every) fragment.refresh();
     }
   });
 }
