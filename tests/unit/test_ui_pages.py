@@ -128,6 +128,7 @@ async def test_all_dead_letters_are_replayed_only_if_the_form_says_all(
 
 async def test_a_task_that_waits_says_for_whom() -> None:
     async with visiting() as (served, visitor):
+        assert "No worker is running" not in (await visitor.get("/")).text
         await served.app.transport.pause("orders", "charge")
         task = await served.app.send("orders", "good")
         waits = "is resumed: somebody has paused it"
@@ -141,6 +142,7 @@ async def test_a_task_that_waits_says_for_whom() -> None:
         visitor = Visitor(Admin(publisher, auth="none"))
         await visitor.get("/agents")
     task = await publisher.send("orders", "good")
+    assert "what is published waits until one is started" in (await visitor.get("/")).text
     assert "It waits for a worker: none runs" in (await visitor.get(f"/tasks/{task.id}")).text
 
 
