@@ -1,5 +1,6 @@
 """How parameters are bound, and what is refused at registration."""
 
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from enum import Enum
@@ -56,6 +57,21 @@ async def test_the_content_is_converted_to_its_annotation(kind, wire):
     handler.__annotations__["order"] = kind
     expected = kind(**CONTENT) if kind in (Order, Line) else CONTENT
     assert await run(handler, CONTENT, wire) == expected
+
+
+@pytest.mark.parametrize("wire", ["json", "msgpack"])
+@pytest.mark.parametrize("kind", [dict[str, object], object | None])
+async def test_object_within_an_annotation_takes_any_value_without_pydantic(
+    kind, wire, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "pydantic", None)  # an import of it fails
+
+    async def handler(order) -> Any:
+        return order
+
+    handler.__annotations__["order"] = kind
+    content = {**CONTENT, "lines": [{"n": 1}, None]}
+    assert await run(handler, content, wire) == content
 
 
 @pytest.mark.parametrize("wire", ["json", "msgpack"])
