@@ -48,7 +48,8 @@ def import_string(path: str) -> Any:
     # Checked before importing: importlib answers a relative or misspelt name with TypeError.
     if not all(part.isidentifier() for part in (*name.split("."), *attributes.split("."))):
         raise ImportStringError(
-            f"{path!r} names no object: write module:attribute, for example shop.main:app"
+            f"{path!r} names {'a file' if _is_file(name) else 'no object'}: write"
+            f" module:attribute, for example {_example(name, attributes)}"
         )
     value: Any = _import_module(name, path)
     passed = name
@@ -62,6 +63,18 @@ def import_string(path: str) -> Any:
             ) from error
         passed += f".{attribute}"
     return value
+
+
+def _is_file(name: str) -> bool:
+    return name.endswith(".py") or "/" in name
+
+
+def _example(name: str, attributes: str) -> str:
+    """How to write what was written as a file; the same for all that is not understood."""
+    module = name.removeprefix("./").removesuffix(".py").replace("/", ".")
+    if _is_file(name) and all(part.isidentifier() for part in module.split(".")):
+        return f"{module}:{attributes or 'app'}"
+    return "shop.main:app"
 
 
 def _import_module(name: str, path: str) -> ModuleType:

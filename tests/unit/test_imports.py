@@ -45,6 +45,20 @@ def test_what_is_no_string_of_the_kind_says_how_to_write_one(path: str) -> None:
         import_string(path)
 
 
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("examples/quickstart.py:app", "examples.quickstart:app"),
+        ("./desk.py:app", "desk:app"),
+        ("desk.py", "desk:app"),
+        ("/srv/desk/main.py:app", "shop.main:app"),
+    ],
+)
+def test_a_file_is_told_how_its_module_is_written(path: str, meant: str) -> None:
+    with pytest.raises(ImportStringError, match=f"names a file: .* for example {meant}$"):
+        import_string(path)
+
+
 @pytest.mark.parametrize("path", ["no_such_shop:app", "no_such_shop.main:app"])
 def test_a_module_that_is_not_there_is_named(path: str) -> None:
     with pytest.raises(ImportStringError, match="no module 'no_such_shop' here") as caught:
