@@ -31,6 +31,14 @@ def test_the_table_of_patterns_has_each_file():
     assert sorted(linked) == sorted(NAMES)
 
 
+def test_every_pattern_is_loaded_with_only_what_an_installation_brings():
+    extra = ("pydantic", "redis", "starlette", "uvicorn", "jinja2", "prometheus_client", "trio")
+    code = f"import sys; sys.modules.update(dict.fromkeys({extra!r}))\n" + "".join(
+        f"import examples.patterns.{name}\n" for name in sorted(NAMES)
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
 def test_a_pattern_says_when_to_use_it_and_what_it_does_not_promise(file: Path):
     text = file.read_text(encoding="utf-8")
