@@ -29,6 +29,7 @@ def __getattr__(name: str) -> Any:
             raise
         raise MissingExtra(
             f"the admin API needs the package {error.name!r}, which is not installed: install this "
-            f"package with its extra `api`, or: pip install {error.name}"
+            "package with its extra `api`, or: pip install jinja2 prometheus-client starlette "
+            "uvicorn"
         ) from error
     return getattr(module, name)

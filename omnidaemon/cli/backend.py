@@ -49,6 +49,8 @@ def run(command: Callable[[App], Awaitable[T]]) -> T:
                     await app.store.open()
             except TimeoutError:
                 raise ConnectionLost(silence(settings)) from None
+            except ConnectionLost as error:
+                raise ConnectionLost(f"{error} ({settings.why})") from error
             return await command(app)
         finally:
             await app.close()

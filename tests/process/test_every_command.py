@@ -407,6 +407,9 @@ def check_down(name: str, one: dict[str, Any]) -> None:
     assert one["stderr"].count("\n") == 1, (name, one)
     assert one["stderr"].startswith("omnidaemon: error: "), (name, one)
     assert re.search("cannot be reached|no answer", one["stderr"]), (name, one)
+    # What examines health shows beside it where it has looked, and a worker has said it before.
+    if "health" not in name and not name.startswith("worker"):
+        assert "REDIS_URL is: Redis at redis://" in one["stderr"], (name, one)
 
 
 def test_a_broker_that_says_nothing_is_one_line_within_three_seconds(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import tomllib
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -773,6 +774,10 @@ def test_without_its_packages_the_admin_api_names_the_extra(package: str, tmp_pa
         cwd=tmp_path,
     )
     assert re.search(f"{package}.*extra `api`", ended.stdout)
+    told = ended.stdout.partition("pip install ")[2].split()
+    pyproject = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+    wanted = tomllib.loads(pyproject)["project"]["optional-dependencies"]["api"]
+    assert told == [name.partition(">=")[0] for name in wanted]
 
 
 def test_the_webhook_of_a_payload_is_posted_to(monkeypatch: pytest.MonkeyPatch) -> None:
