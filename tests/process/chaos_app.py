@@ -10,10 +10,10 @@ import anyio
 from omnidaemon import App, Backoff, Context
 
 if "CHAOS_SILENT" in os.environ:  # a dead connection is noticed sooner than users want it to be
-    from omnidaemon.drivers import redis, redis_ears
+    from omnidaemon.drivers import redis, redis_address, redis_ears
 
     redis.SILENT_SECONDS = redis_ears.SILENT_SECONDS = float(os.environ["CHAOS_SILENT"])
-    redis.CONNECT_SECONDS = redis.SILENT_SECONDS / 2
+    redis_address.CONNECT_SECONDS = redis.SILENT_SECONDS / 2
 
 app = App("chaos", transport=os.environ.get("CHAOS_URL", "memory"))
 
