@@ -64,12 +64,14 @@ class App(AgentRouter):
         super().__init__()
         for what, given, method in (("transport", transport, "publish"), ("store", store, "write")):
             if given is not None and not isinstance(given, str) and not hasattr(given, method):
-                raise InvalidSettings(
-                    f'{what}={given!r}: give a URL, as "memory" or "redis://localhost:6379/0", '
-                    f"or a {what.capitalize()}"
+                raise InvalidSettings(  # not the value itself: it may hold a password
+                    f"{what}= is a {type(given).__name__}: give a URL, as 'memory' or "
+                    f"'redis://localhost:6379/0', or a {what.capitalize()}"
                 )
         if settings is not None and not isinstance(settings, Settings):
-            raise InvalidSettings(f"settings={settings!r}: give Settings(...), or leave them out")
+            raise InvalidSettings(
+                f"settings= is a {type(settings).__name__}: give Settings(...), or leave them out"
+            )
         self.name = name
         self.middleware = tuple(middleware)
         self.lifespan = lifespan

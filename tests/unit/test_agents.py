@@ -113,11 +113,17 @@ def test_a_decorator_without_a_topic_says_how_to_write_it(topic):
 
 
 @pytest.mark.parametrize(
-    "bad", [{"transport": 5}, {"store": object()}, {"settings": {"retention": 5}}]
+    "bad",
+    [
+        {"transport": ["redis://:hush@localhost"]},
+        {"store": object()},
+        {"settings": {"redis_url": "redis://:hush@localhost"}},
+    ],
 )
-def test_an_app_of_what_cannot_be_is_refused_at_once(bad):
-    with pytest.raises(InvalidSettings, match=f"{next(iter(bad))}="):
+def test_an_app_of_what_cannot_be_is_refused_at_once_and_shows_no_password(bad):
+    with pytest.raises(InvalidSettings, match=f"{next(iter(bad))}= is a") as refused:
         App("shop", **bad)
+    assert "hush" not in str(refused.value)
 
 
 def test_a_backoff_of_text_is_refused():
