@@ -147,7 +147,7 @@ class Address:
                 if self.kind == "sentinel" and (await _ask(connection, "ROLE"))[0] != b"master":
                     raise ConnectionError(f"{node} is a replica, though the sentinels name it")
         except TimeoutError as error:
-            await connection.disconnect(nowait=True)
+            await drop(connection)
             raise LinkLostError(
                 f"{self.name} cannot be reached: no answer for {CONNECT_SECONDS:.0f} s", sent=False
             ) from error
@@ -156,10 +156,10 @@ class Address:
                 f"{self.name} refuses the user or password: {error}"
             ) from error
         except (RedisError, OSError) as error:
-            await connection.disconnect(nowait=True)
+            await drop(connection)
             raise LinkLostError(f"{self.name} cannot be reached: {error}", sent=False) from error
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await drop(connection)
             raise
         return connection
 
@@ -224,9 +224,20 @@ class Address:
         except ResponseError as error:
             raise ConnectionError(f"sentinel {sentinel} says: {error}") from error
         finally:
-            await connection.disconnect(nowait=True)
+            await drop(connection)
         known = dict(zip(flat[::2], flat[1::2], strict=True))
         return int(known[b"config-epoch"]), Node(where[0].decode(), int(where[1]))
+
+
+async def drop(connection: Any) -> None:
+    """Ends a connection at once.
+
+    TLS would first ask for a goodbye, which one who is away never says, and a program that ends
+    would leave the socket behind.
+    """
+    if connection._writer is not None:
+        connection._writer.transport.abort()
+    await connection.disconnect(nowait=True)
 
 
 async def _ask(connection: Any, *command: str) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import pytest
 import trustme
@@ -25,11 +26,18 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": request.param}
 
 
+class Way(NamedTuple):
+    """A server, and the URL of one way in."""
+
+    server: RedisServer
+    url: str
+
+
 @pytest.fixture(params=["tls", "unix"])
-def url(
+def way(
     request: pytest.FixtureRequest, tmp_path: Path, no_server: Callable[[str], NoReturn]
-) -> Iterator[str]:
-    """A server's, as one goes in."""
+) -> Iterator[Way]:
+    """One way into a server of its own."""
     if not binaries():
         no_server("there is no redis-server")
     authority, folder = trustme.CA(), tmp_path
@@ -48,17 +56,25 @@ def url(
     server = RedisServer(binaries()[max(binaries())], folder, *options)
     server.start()
     if request.param == "tls":
-        yield f"rediss://localhost:{port}/0?ssl_ca_certs={folder}/ca.pem"
+        yield Way(server, f"rediss://localhost:{port}/0?ssl_ca_certs={folder}/ca.pem")
     else:
-        yield f"unix://{folder}/redis.sock?db=0"
+        yield Way(server, f"unix://{folder}/redis.sock?db=0")
     server.stop()
 
 
-async def test_small_and_large_replies_come_by_it(url: str) -> None:
+async def test_small_and_large_replies_come_by_it(way: Way) -> None:
     bodies = [b"x" * size for size in (1, 300_000, 10)]
-    async with RedisTransport(url) as transport:
+    async with RedisTransport(way.url) as transport:
         await transport.publish(*[Message("t", f"e{n}", body) for n, body in enumerate(bodies)])
         async with transport.subscribe("t", "mail", lease=5) as mail:
             held = await mail.receive(3, wait=5)
             assert [delivery.body for delivery in held] == bodies
             assert await transport.renew(mail.consumer, held) == []
+
+
+async def test_who_leaves_waits_for_no_goodbye(way: Way) -> None:
+    """TLS asks for one, and the loop may end before it comes: uvloop calls that a leak."""
+    async with RedisTransport(way.url) as transport:
+        async with transport.subscribe("t", "mail", lease=5) as mail:
+            assert await mail.receive(1, wait=0) == []
+        way.server.send(signal.SIGSTOP)
