@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, cast
 
 from omnidaemon.drivers import redis_scripts as scripts
@@ -61,6 +62,10 @@ class RedisGroups(RedisInspection):
             lease=milliseconds(consumer.lease),
             tokens=[cast(Token, delivery.token)[:4] for delivery in deliveries],
         )
+        # Else what the slowest group held back would stay until much more has been settled.
+        if any(self._settled.get(consumer.topic, ())):
+            with suppress(OmniDaemonError):  # the next renewal trims
+                await self._trim_now(consumer.topic)
         return [deliveries[place] for place in lost]
 
     async def trim(self, topic: str) -> bool:
@@ -82,8 +87,11 @@ class RedisGroups(RedisInspection):
         size += sum(len(settlement.delivery.body) for settlement in settlements)
         limits = self.limits
         if count * _SLACK > limits.retention or size * _SLACK > limits.retention_bytes:
-            self._settled[topic] = (0, 0)
-            if await self.trim(topic):
-                self._settled[topic] = (limits.retention, 0)
+            await self._trim_now(topic)
         else:
             self._settled[topic] = (count, size)
+
+    async def _trim_now(self, topic: str) -> None:
+        self._settled[topic] = (0, 0)
+        if await self.trim(topic):
+            self._settled[topic] = (self.limits.retention, 0)

@@ -113,9 +113,14 @@ class SQLiteTransport(SQLiteInspection):
 
     async def renew(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """See the contract."""
-        return await self.run(
-            lambda connection: renew(connection, consumer, deliveries, self.clock()), durable=False
-        )
+
+        def work(connection: sqlite3.Connection) -> list[Delivery]:
+            lost = renew(connection, consumer, deliveries, self.clock())
+            if any(self._settled.get(consumer.topic, ())):
+                self._trim(connection, consumer.topic)
+            return lost
+
+        return await self.run(work, durable=False)
 
     @asynccontextmanager
     async def watch(self, task_id: str) -> AsyncIterator[SQLiteWatch]:
@@ -133,12 +138,15 @@ class SQLiteTransport(SQLiteInspection):
         count, size = self._settled.get(topic, (0, 0))
         count += len(settlements)
         size += sum(len(settlement.delivery.body) for settlement in settlements)
+        self._settled[topic] = (count, size)
         limits = self.limits
         if count * _SLACK > limits.retention or size * _SLACK > limits.retention_bytes:
-            found = find_topic(connection, topic)
-            if found is None or not trim(connection, found, limits):
-                count, size = 0, 0
-        self._settled[topic] = (count, size)
+            self._trim(connection, topic)
+
+    def _trim(self, connection: sqlite3.Connection, topic: str) -> None:
+        found = find_topic(connection, topic)
+        if found is None or not trim(connection, found, self.limits):
+            self._settled[topic] = (0, 0)
 
 
 class SQLiteSubscription:
