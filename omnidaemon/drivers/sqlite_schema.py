@@ -12,6 +12,8 @@ Time is Unix seconds from the caller's clock throughout; SQLite's own clock is n
   claim: it is the fence.
   Replayed dead letters have a negative `seq`, which no event has, and carry their own body, since
   their event may be gone.
+- `groups.pardoned`: when leases were last given once more after a silence of all consumers; 0 if
+  never, NULL if nobody has renewed a lease yet, so that silence says nothing.
 - `signals` has one row: how often something happened that others wait for, and how often a process
   began to listen (`drivers/wake.py`).
 """
@@ -46,7 +48,7 @@ SCHEMA = (
         id INTEGER PRIMARY KEY AUTOINCREMENT, topic INTEGER NOT NULL, name TEXT NOT NULL,
         cursor INTEGER NOT NULL, paused INTEGER NOT NULL DEFAULT 0,
         removed INTEGER NOT NULL DEFAULT 0, lease REAL NOT NULL, seen REAL NOT NULL,
-        UNIQUE(topic, name))""",
+        pardoned REAL, UNIQUE(topic, name))""",
     """CREATE TABLE members(
         grp INTEGER NOT NULL, name TEXT NOT NULL, lease REAL NOT NULL, seen REAL NOT NULL,
         PRIMARY KEY(grp, name)) WITHOUT ROWID""",
@@ -83,6 +85,9 @@ SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
+
+_ADDED = {"groups": {"pardoned": "REAL"}}
+"""Columns that files of the same format may lack: older programs do well without them."""
 
 
 def parse_url(url: str) -> tuple[str, bool]:
@@ -151,6 +156,10 @@ def _prepare(connection: sqlite3.Connection, path: str) -> None:
             connection.execute(statement)
     else:
         connection.execute("UPDATE signals SET changes = changes")
+        for table, columns in _ADDED.items():
+            there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+            for column in columns.keys() - there:
+                connection.execute(f"ALTER TABLE {table} ADD COLUMN {column} {columns[column]}")
     connection.execute("COMMIT")
 
 

@@ -206,6 +206,7 @@ def renew(
     if group is None:
         return list(deliveries)
     hear_of(connection, group, consumer, now)
+    connection.execute("UPDATE groups SET pardoned = 0 WHERE id = ? AND pardoned IS NULL", (group,))
     if not deliveries:
         return []
     mine = held(connection, consumer, deliveries)

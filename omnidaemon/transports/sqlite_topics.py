@@ -207,12 +207,39 @@ def _start(connection: sqlite3.Connection, topic: Topic, start: Start) -> int:
 
 def hear_of(connection: sqlite3.Connection, group: int, consumer: Consumer, now: float) -> None:
     """Notes that a consumer lives, and what that makes of the group's lease."""
+    _pardon(connection, group, consumer, now)
     connection.execute(
         "REPLACE INTO members(grp, name, lease, seen) VALUES (?, ?, ?, ?)",
         (group, consumer.name, consumer.lease, now),
     )
     connection.execute("UPDATE groups SET seen = max(seen, ?) WHERE id = ?", (now, group))
     settle_lease(connection, group, now)
+
+
+def _pardon(connection: sqlite3.Connection, group: int, consumer: Consumer, now: float) -> None:
+    """Gives one more lease for what is held if nobody was heard of for half a lease until now.
+
+    One who lives is heard of thrice in a lease, and this one has not just joined: the machine or
+    the file stood still, or all of them did. Who is heard first is no sign of who lives.
+    """
+    row = connection.execute(
+        "SELECT lease, pardoned, (SELECT max(seen) FROM members WHERE grp = groups.id)"
+        " FROM groups WHERE id = ? AND pardoned IS NOT NULL AND EXISTS"
+        " (SELECT 1 FROM members WHERE grp = groups.id AND name = ?)",
+        (group, consumer.name),
+    ).fetchone()
+    if row is None:
+        return
+    lease, pardoned, heard = row
+    # Where they are often late, what is dead would be pardoned for ever.
+    often = heard + lease >= now and pardoned + 4 * lease > now
+    if heard + lease / 2 >= now or often:
+        return
+    connection.execute("UPDATE groups SET pardoned = ? WHERE id = ?", (now, group))
+    connection.execute(
+        "UPDATE deliveries SET due = :due WHERE grp = :grp AND owner IS NOT NULL AND due < :due",
+        {"due": now + lease, "grp": group},
+    )
 
 
 def settle_lease(connection: sqlite3.Connection, group: int, now: float) -> None:

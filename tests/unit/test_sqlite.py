@@ -13,6 +13,7 @@ import textwrap
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import ClassVar
 
@@ -589,6 +590,77 @@ async def test_a_process_killed_between_any_two_statements_settled_all_or_nothin
     assert outcomes[-1] == (0, 2, 1, 1, 1, 1)
 
 
+@pytest.mark.parametrize("silence", [1.5, 100.0])
+async def test_a_machine_that_stood_still_ends_no_lease_of_the_living(
+    transport: SQLiteTransport, clock: Clock, silence: float
+) -> None:
+    await transport.publish(*messages("a"))
+    async with (
+        transport.subscribe("orders", "mail", lease=2) as one,
+        transport.subscribe("orders", "mail", lease=2) as other,
+    ):
+        held = await one.receive(1, wait=0)
+        assert await transport.renew(one.consumer, held) == []
+        clock.now += 0.6
+        assert await transport.renew(other.consumer, []) == []
+        clock.now += silence
+        # Both were kept from renewing: who asks first takes nothing.
+        assert await other.receive(1, wait=0) == []
+        assert await transport.renew(other.consumer, []) == []
+        assert await transport.renew(one.consumer, held) == []
+        for _ in range(2):
+            clock.now += 0.9
+            assert await transport.renew(other.consumer, []) == []
+            assert await other.receive(1, wait=0) == []
+        clock.now += 0.3  # the holder has renewed no more
+        assert ids(await other.receive(1, wait=0)) == ["a"]
+
+
+async def test_one_who_joins_after_a_silence_takes_over_at_once(
+    transport: SQLiteTransport, clock: Clock
+) -> None:
+    await transport.publish(*messages("a"))
+    async with transport.subscribe("orders", "mail", lease=2) as one:
+        held = await one.receive(1, wait=0)
+        assert await transport.renew(one.consumer, held) == []
+        clock.now += 2.1
+        async with transport.subscribe("orders", "mail", lease=2) as heir:
+            assert ids(await heir.receive(1, wait=0)) == ["a"]
+
+
+async def test_a_dead_workers_events_are_taken_over_though_the_others_renew_late(
+    transport: SQLiteTransport, clock: Clock
+) -> None:
+    await transport.publish(*messages("a"))
+    async with (
+        transport.subscribe("orders", "mail", lease=1) as dead,
+        transport.subscribe("orders", "mail", lease=1) as heir,
+    ):
+        held = await dead.receive(1, wait=0)
+        assert await transport.renew(dead.consumer, held) == []
+        taken: list[list[str]] = []
+        for _ in range(3):  # more than half a lease late, which is pardoned once
+            clock.now += 0.6
+            await transport.renew(heir.consumer, [])
+            taken.append(ids(await heir.receive(1, wait=0)))
+        assert taken == [[], [], ["a"]]
+
+
+async def test_a_file_of_before_silences_were_pardoned_gets_the_column(path: Path) -> None:
+    async with SQLiteTransport(f"sqlite://{path}") as transport:
+        await transport.publish(*messages("a"))
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ALTER TABLE groups DROP COLUMN pardoned")
+        connection.commit()
+    async with (
+        SQLiteTransport(f"sqlite://{path}") as transport,
+        transport.subscribe("orders", "mail", lease=60) as mail,
+    ):
+        held = await mail.receive(1, wait=1)
+        assert ids(held) == ["a"]
+        assert await transport.renew(mail.consumer, held) == []
+
+
 async def test_settling_looks_through_neither_backlog_nor_results(
     statements: list[str], path: Path, clock: Clock
 ) -> None:
@@ -643,6 +715,24 @@ async def test_only_what_every_group_settled_is_trimmed(path: Path, clock: Clock
         assert [event.id for event in await transport.browse("orders", 20)] == list("jihgfedcb")
         await bill.settle(acks(held[4:5]))
         assert [event.id for event in await transport.browse("orders", 20)] == list("jihgf")
+
+
+async def test_a_renewal_trims_what_was_settled_since_the_last_time(
+    path: Path, clock: Clock
+) -> None:
+    """Else what the slowest held back would stay until much more has been settled."""
+    limits = Limits(retention=20)
+    async with (
+        SQLiteTransport(f"sqlite://{path}", limits=limits, clock=clock) as transport,
+        transport.subscribe("orders", "mail", lease=60) as mail,
+    ):
+        await transport.publish(*messages(*(f"e{n:02}" for n in range(40))))
+        first, *others = await mail.receive(40, 1)
+        await mail.settle(acks(others))
+        await mail.settle(acks([first]))
+        assert len(await transport.browse("orders", 50)) == 40
+        await transport.renew(mail.consumer, [])
+        assert len(await transport.browse("orders", 50)) == 20
 
 
 async def test_the_retention_in_bytes_holds_too(path: Path, clock: Clock) -> None:
