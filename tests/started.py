@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-SECONDS = 15.0
+SECONDS = 60.0  # machines that run tests are shared, and stand still at times
 OURS = ("OMNIDAEMON_", "EVENT_BUS_", "STORAGE_", "REDIS_", "JSON_STORAGE_", "LOG_")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
@@ -36,6 +36,8 @@ KEYS = (
     "a-key:read+publish:a",
 )
 _boards = count(1)
+SECONDS = 60.0
+expect.set_options(timeout=1000 * SECONDS)
 _running: list[tuple[Playwright, Browser]] = []
 
 
@@ -78,7 +80,7 @@ class Visitors:
     def new(self, **options: Any) -> Page:
         """A page of somebody who has never been here."""
         context = self._browser.new_context(**{"reduced_motion": "reduce", **options})
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(1000 * SECONDS)
         self._contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: self.troubles.append(str(error)))

@@ -165,7 +165,7 @@ def test_workers_show_what_they_run(stage: Start, page: Page) -> None:
     assert row.get_by_role("link").all_inner_texts() == ["charge", "slow"]
     here.send("slow", {})
     # With the next heartbeat, at the latest five seconds from now.
-    expect(row.locator("[data-label=Running]")).to_have_text("1 of 3", timeout=15_000)
+    expect(row.locator("[data-label=Running]")).to_have_text("1 of 3")
     expect(row.locator("[data-label=Leases]")).to_have_text("1")
 
     async def open_doors() -> None:

@@ -36,8 +36,6 @@ WORKERS = {
     ),
 }
 
-pytestmark = pytest.mark.timeout(120)
-
 
 @pytest.fixture(scope="module")
 def redis_url(

@@ -199,7 +199,7 @@ def _succeeds(command: str) -> bool:
     words = shlex.split(command)
     if not shutil.which(words[0]):
         return False
-    return subprocess.run(words, capture_output=True, check=False, timeout=30).returncode == 0
+    return subprocess.run(words, capture_output=True, check=False, timeout=60).returncode == 0
 
 
 class Reader:

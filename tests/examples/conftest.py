@@ -116,7 +116,7 @@ def moderated(*tasks: FileTask, **options: Any) -> list[Any]:
         async with serve(app) as served:
             for task in tasks:
                 handle = await app.send(TASKS, task, **options)
-                results.append(await handle.result("moderator", timeout=20))
+                results.append(await handle.result("moderator", timeout=60))
             await served.settled()
 
     anyio.run(body)  # files are read in threads, which a virtual clock does not wait for

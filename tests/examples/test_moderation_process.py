@@ -20,8 +20,6 @@ from omnidaemon import App
 from tests.examples.conftest import ROOT
 from tests.process.conftest import SECONDS, Started, environment
 
-pytestmark = pytest.mark.timeout(120)
-
 README = (ROOT / "examples/content_moderation/README.md").read_text(encoding="utf-8")
 
 # Kills its process once after each step that is not yet settled: the file is moved, the verdict's

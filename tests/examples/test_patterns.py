@@ -97,7 +97,7 @@ def run(name: str, folder: Path) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=50,
+            timeout=60,
         )
     finally:
         worker.clean_up()

@@ -181,6 +181,6 @@ def test_a_document_that_is_gone_is_a_dead_letter(pattern: types.ModuleType, tmp
     async def body() -> None:
         async with serve(pattern.app):
             with pytest.raises(TaskFailed, match="No such file"):
-                await pattern.app.request("document.uploaded", f"{tmp_path}/gone", timeout=20)
+                await pattern.app.request("document.uploaded", f"{tmp_path}/gone", timeout=60)
 
     anyio.run(body)

@@ -171,7 +171,7 @@ def drive(
             env=env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=50,
+            timeout=SECONDS,
         )
         assert ended.returncode == 0, ended.stderr.decode()
         out = ended.stdout.decode()
@@ -207,7 +207,7 @@ def read_terminal(
 
 def read_all(terminal: int) -> str:
     shown = b""
-    deadline = time.monotonic() + 50
+    deadline = time.monotonic() + SECONDS
     while select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))[0]:
         try:
             read = os.read(terminal, 65_536)
@@ -219,7 +219,6 @@ def read_all(terminal: int) -> str:
     pytest.fail(f"the terminal is still open:\n{shown.decode()}")
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("mode", MODES)
 def test_every_command_does_its_work(shop: tuple[Path, dict[str, str]], mode: str) -> None:
     folder, env = shop

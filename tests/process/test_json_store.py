@@ -13,7 +13,7 @@ from omnidaemon.messages import Count, Write
 from omnidaemon.stores.json import JSONStore
 from tests.redis.servers import RedisServer, binaries
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.anyio]
 ROOT = Path(__file__).parent.parent.parent
 
 WRITER = """

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from omnidaemon import App
 from tests.process.test_worker_process import publish
+from tests.started import SECONDS
 
 ROOT = Path(__file__).parents[2]
 SHOP = """
@@ -50,7 +51,7 @@ def served(line: str) -> tuple[str, int]:
 
 
 def scraped(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=15) as answer:
+    with urllib.request.urlopen(url, timeout=SECONDS) as answer:
         text: str = answer.read().decode()
         return text
 

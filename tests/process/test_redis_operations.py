@@ -123,7 +123,7 @@ async def test_fifteen_thousand_events_for_a_paused_agent_are_all_there_and_then
     assert (await totals(app, "flood")).processed == 15_000
     assert await client.hlen("omni-records:results") == 15_000
     for n in (0, 7_499, 14_999):
-        assert await tasks[n].result(timeout=1) == n
+        assert await tasks[n].result(timeout=SECONDS) == n
 
 
 async def test_poison_ahead_of_good_events_delays_nothing_and_is_kept_with_its_cause(

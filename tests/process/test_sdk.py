@@ -14,10 +14,8 @@ from typing import Any, NoReturn
 
 import pytest
 
-from tests.process.conftest import Started, environment
+from tests.process.conftest import SECONDS, Started, environment
 from tests.redis.servers import RedisServer, binaries
-
-SECONDS = 30.0
 
 AGENTS = """
 import asyncio

@@ -17,14 +17,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from omnidaemon import App
 from omnidaemon.telemetry.signals import collected_by
 from tests.receiver import Receiver, Reply
-from tests.started import freeze
+from tests.started import SECONDS, freeze
 
 pytestmark = [
     pytest.mark.skipif(os.name != "posix", reason="signals"),
-    pytest.mark.timeout(90),
 ]
 
-SECONDS = 20.0
+
 SHOP = """
 import os
 from pathlib import Path

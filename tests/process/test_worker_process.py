@@ -19,6 +19,7 @@ import pytest
 from omnidaemon import App
 from omnidaemon.messages import GroupInfo
 from omnidaemon.records import RunRecord
+from tests.started import SECONDS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals and process groups")
 
@@ -84,7 +85,7 @@ def publish(app: App, topic: str, *contents: object) -> list[str]:
 def runs(app: App, topic: str, *ids: str) -> list[RunRecord]:
     async def main() -> list[RunRecord]:
         async with app:
-            return [await app.tasks.result(task_id, topic, timeout=15) for task_id in ids]
+            return [await app.tasks.result(task_id, topic, timeout=SECONDS) for task_id in ids]
 
     return anyio.run(main)
 

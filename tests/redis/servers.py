@@ -18,7 +18,7 @@ from typing import Any
 
 import redis
 
-START_SECONDS = 10.0
+START_SECONDS = 60.0
 SLOTS = 16384
 
 

@@ -96,10 +96,10 @@ async def test_events_results_counters_retries_and_dead_letters_are_right(pair):
         for n, task in enumerate(tasks):
             if n == 13:
                 with pytest.raises(TaskFailed, match="thirteen"):
-                    await task.result(timeout=30)
+                    await task.result(timeout=60)
             else:
-                assert await task.result(timeout=30) == n
-        with anyio.fail_after(30):
+                assert await task.result(timeout=60) == n
+        with anyio.fail_after(60):
             while len(replies) < 19:
                 await anyio.sleep(0.01)
         [letter] = await app.transport.dead_letters("work")
@@ -140,13 +140,13 @@ async def test_a_run_that_lost_its_lease_writes_nothing(pair, caplog):
             [taken] = await other.receive(1, 30)
             away = False
             gate.set()
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 while "nothing of this run is kept" not in caplog.text:
                     await anyio.sleep(0.01)
             assert await task.results() == {}
             assert await Metrics(app.store).totals() == {}
             await other.settle([Settlement(taken, Release())])
-        assert await task.result(timeout=30) == "late"
+        assert await task.result(timeout=60) == "late"
         assert (await Metrics(app.store).totals())["work"]["work"].processed == 1
 
 
@@ -194,7 +194,7 @@ async def test_a_crash_between_record_and_settlement_repeats_the_run_and_replace
 
     async with app:
         task = await app.send("work", 1)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             crashed = await anyio.run_process(
                 [sys.executable, "-c", CRASHING, *pair, "first"], cwd=ROOT, check=False
             )
@@ -204,7 +204,7 @@ async def test_a_crash_between_record_and_settlement_repeats_the_run_and_replace
         assert bytes(run.result) == b'"first"'
         assert await app.transport.browse("answers") == []  # not settled: nothing was published
         async with working(app):
-            with anyio.fail_after(30):
+            with anyio.fail_after(60):
                 while not replies:
                     await anyio.sleep(0.01)
         [run] = await Results(app.store).of_task(task.id)
@@ -230,13 +230,13 @@ async def test_while_the_store_is_away_settlements_wait_and_nothing_runs_again(p
         sound = file.read_bytes()
         file.write_bytes(b"away" + sound)
         task = await app.send("work", 1)
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             while "is damaged" not in (worker._record().detail or ""):
                 await anyio.sleep(0.01)
         assert worker._record().state == "degraded"
         await anyio.sleep(2.5)  # more than two leases: who would take it over has done so
         assert runs == [1]
         file.write_bytes(sound)
-        assert await task.result(timeout=30) == 1
+        assert await task.result(timeout=60) == 1
         assert runs == [1]
         assert (await Metrics(app.store).totals())["work"]["work"].processed == 1

@@ -57,7 +57,7 @@ def ack(delivery: Delivery, who: str) -> Settlement:
 
 async def received(subscription: Any, count: int) -> list[Delivery]:
     found: list[Delivery] = []
-    with anyio.fail_after(10):
+    with anyio.fail_after(60):
         while len(found) < count:
             found += await subscription.receive(count - len(found), wait=0.2)
     return found

@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from omnidaemon import App
+from omnidaemon.drivers import redis_address
 from omnidaemon.drivers.redis_address import Address, Node
 from omnidaemon.errors import ConfigurationError, ConnectionLost, OmniDaemonError
 from omnidaemon.messages import Ack, Count, Delivery, Message, Settlement, Write
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 async def until_it_works(do: Any) -> Any:
     """As a worker or a sender does: again after an error, for some seconds."""
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         while True:
             try:
                 return await do()
@@ -86,9 +87,9 @@ async def test_a_worker_and_a_sender_resume_by_themselves(sentinels: Sentinels) 
             await anyio.sleep(0.01)
         await replicated(sentinels)
         sentinels.primary.stop()
-        sent.append(await app.send("orders", {"n": 5}, timeout=15))
+        sent.append(await app.send("orders", {"n": 5}, timeout=60))
         gate.set()
-        assert [await task.result(timeout=15) for task in sent] == list(range(6))
+        assert [await task.result(timeout=60) for task in sent] == list(range(6))
         assert sorted(begun) == list(range(6))
         tasks.cancel_scope.cancel()
 
@@ -163,7 +164,8 @@ async def test_of_several_answers_that_of_the_latest_failover_holds(
         return answers[sentinel.host]
 
     monkeypatch.setattr(address, "_ask_sentinel", ask)
-    with anyio.fail_after(1):
+    monkeypatch.setattr(redis_address, "_SENTINEL_SECONDS", 600.0)  # it waits less for the others
+    with anyio.fail_after(60):
         assert await address._primary() == Node("new", 1)
 
 

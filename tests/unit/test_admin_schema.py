@@ -6,7 +6,6 @@ from typing import Any
 
 import anyio
 import hypothesis
-import pytest
 import schemathesis
 from schemathesis.specs.openapi.checks import positive_data_acceptance, unsupported_method
 
@@ -43,7 +42,6 @@ schema = schemathesis.openapi.from_asgi(
 ).exclude(path="/events")  # it does not end
 
 
-@pytest.mark.timeout(120)
 @schema.parametrize()
 @hypothesis.settings(
     max_examples=12,

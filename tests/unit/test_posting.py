@@ -184,7 +184,7 @@ async def test_an_answer_without_end_is_cut_off_and_counts_by_its_status() -> No
     with Receiver(lambda _: Reply(200, body=endless())) as receiver:
         started = time.monotonic()
         assert (await HttpSender(LOCAL)(post(receiver.url))).status == 200
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < posting.TOTAL_SECONDS
     assert receiver.sent < 20_000_000  # what fits into the buffers on the way
 
 
