@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
 import traceback
+from pathlib import Path
+from types import TracebackType
 
+import anyio
 from msgspec import Struct
 
 from omnidaemon.errors import InvalidSettings, Reject, Retry
+
+# What leads to a handler; one that is not async is led to by anyio's threads.
+_OURS = tuple(str(Path(file).parent) + os.sep for file in (__file__, anyio.__file__))
 
 CRASH_LIMIT = 5
 """A message whose workers vanished this many times is not run again: it may be their killer."""
@@ -114,10 +121,18 @@ def describe(error: BaseException) -> Cause:
         inner = (f"{type(leaf).__qualname__}: {shown(leaf)}" for leaf in _leaves(error))
         text = f"{text}: {'; '.join(inner)}"
     try:
-        lines = "".join(traceback.format_exception(error, limit=-20))
+        frames = _theirs(error.__traceback__) or error.__traceback__
+        lines = "".join(traceback.format_exception(type(error), error, frames, limit=-20))
     except Exception as odd:  # an exception's own code runs here, and may raise anything
         lines = f"(no traceback: formatting it raised {type(odd).__qualname__})"
     return Cause(type(error).__qualname__, _cut(text, 4_000), _cut(lines, 16_000))
+
+
+def _theirs(frames: TracebackType | None) -> TracebackType | None:
+    """From the handler's own frame on; None if there is none."""
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OURS):
+        frames = frames.tb_next
+    return frames
 
 
 def shown(error: BaseException) -> str:

@@ -771,7 +771,11 @@ async def _timed(agent: Agent, run: CallNext, timeout: float, ctx: Context) -> A
     scope = anyio.move_on_after(timeout)
     try:
         with scope:
-            value = await run(ctx)
+            try:
+                value = await run(ctx)
+            except anyio.get_cancelled_exc_class() as cancelled:
+                late = late.with_traceback(cancelled.__traceback__)  # what it was waiting for
+                raise
     except Exception as error:
         if scope.cancel_called:  # what the handler made of being cancelled
             raise late from error

@@ -1,6 +1,7 @@
 """A worker on the memory transport, on a clock that jumps: what users are promised, end to end."""
 
 import itertools
+import re
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -375,6 +376,40 @@ async def test_a_run_past_its_timeout_is_cancelled_and_counts_as_failed(app):
     async with serve(app):
         with pytest.raises(TaskFailed, match=r"TimeoutError: .*timeout of 5"):
             await app.request("slow", 1, timeout=100)
+
+
+async def test_a_traceback_leads_from_the_handler_to_where_it_failed_or_hung(
+    app, anyio_backend_name
+):
+    topics = ["slow", "wrong"]
+    if anyio_backend_name == "asyncio":  # trio's threads have frames of their own
+        topics.append("thread")
+
+    async def ask_the_model():
+        await anyio.sleep(1000)
+
+    @app.agent("slow", timeout=5, retries=0)
+    async def slow(content):
+        await ask_the_model()
+
+    @app.agent("wrong", retries=0)
+    async def wrong(content):
+        raise ValueError("no")
+
+    @app.agent("thread", retries=0)
+    def thread(content):
+        raise ValueError("no")
+
+    async with serve(app) as served:
+        for topic in topics:
+            await app.send(topic, 1)
+        await served.settled(timeout=100)
+        for topic in topics:
+            [letter] = await app.transport.dead_letters(topic)
+            trace = msgspec.json.decode(letter.reason)["traceback"]
+            first, *others = re.findall(r"^  File .* in (\w+)$", trace, re.MULTILINE)
+            assert first == topic
+            assert others[:1] == (["ask_the_model"] if topic == "slow" else [])
 
 
 async def test_a_handlers_own_timeout_error_is_its_own(app):
