@@ -84,7 +84,7 @@ async def test_what_a_settlement_publishes_wakes_who_waits_for_it(backend: Backe
     ):
 
         async def wait() -> None:
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 assert ids(await desk.receive(1, wait=30)) == ["r"]
 
         held = await mail.receive(1, wait=0)
@@ -319,7 +319,7 @@ async def test_a_notice_wakes_who_watches_the_task(backend: Backend) -> None:
             await backend.settle(mail, held, changes=result("a"), notice="a")
 
         tasks.start_soon(settle)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while await backend.store().browse("results") == []:
                 await watch.wait(30)
 
@@ -333,13 +333,13 @@ async def test_a_notice_between_two_waits_is_not_missed(backend: Backend) -> Non
     ):
         for held in await mail.receive(2, wait=0):
             await backend.settle(mail, [held], notice="a")
-            with anyio.fail_after(10):
+            with anyio.fail_after(60):
                 await watch.wait(30)
 
 
 async def test_a_watch_ends_after_its_wait(backend: Backend) -> None:
     async with backend.transport().watch("a") as watch:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await watch.wait(0.02)
             await watch.wait(0)
 
@@ -354,7 +354,7 @@ async def test_each_of_several_watchers_is_told(backend: Backend) -> None:
         backend.transport().watch("a") as three,
     ):
         await backend.settle(mail, await mail.receive(1, wait=0), notice="a")
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             for watch in (one, two, three):
                 await watch.wait(30)
 
