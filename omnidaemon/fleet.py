@@ -167,13 +167,17 @@ class Fleet:
             await self._check_known(topic)
         return found
 
-    async def events(self, topic: str, *, limit: int = 10) -> list[StoredEvent]:
-        """The newest events of a topic, newest first.
+    async def events(
+        self, topic: str, *, limit: int = 10, delayed: bool = False
+    ) -> list[StoredEvent]:
+        """The newest events of a topic, newest first; or the delayed ones, by when they are due.
 
         Raises:
             AgentNotFound: There is no such topic.
         """
-        found = await self._app.transport.browse(topic, checked_limit(limit))
+        transport = self._app.transport
+        look = transport.delayed if delayed else transport.browse
+        found = await look(topic, checked_limit(limit))
         if not found:
             await self._check_known(topic)
         return [read_event(event) for event in found]

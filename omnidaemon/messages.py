@@ -243,13 +243,15 @@ class Event(Struct, frozen=True, gc=False):
         position: Its place in the topic.
         id: The event's id.
         body: The encoded envelope.
-        stored: Unix time, in seconds.
+        stored: Unix time, in seconds; 0 while it is delayed.
+        due: While it is delayed, when that is over, in Unix time.
     """
 
     position: str
     id: str
     body: bytes
     stored: float
+    due: float | None = None
 
 
 class DeadLetter(Struct, frozen=True, gc=False):

@@ -67,11 +67,12 @@ class OpenRun(Struct, frozen=True):
     Attributes:
         task_id: The event's id.
         topic: Its topic.
-        agent: Who is to run it; None if nobody listens.
+        agent: Who is to run it; None if nobody listens, or while it is delayed.
         status: pending or running.
-        stored_at: Unix time, in seconds.
+        stored_at: Unix time, in seconds; 0 while it is delayed.
         tenant_id: As in the envelope.
         correlation_id: As in the envelope.
+        due: While it is delayed, when that is over, in Unix time.
     """
 
     task_id: str
@@ -81,15 +82,16 @@ class OpenRun(Struct, frozen=True):
     stored_at: float
     tenant_id: str | None = None
     correlation_id: str | None = None
+    due: float | None = None
 
 
 class OpenPage(Struct, frozen=True):
     """What is open, as far as it was looked for.
 
     Attributes:
-        runs: Newest first.
+        runs: Newest first, then those that are delayed, by when they are due.
         beyond: Events that wait or run and were not looked at; about so many.
-        delayed: Events whose delay is not over; they are in no list.
+        delayed: Events that are delayed and were not looked at.
     """
 
     runs: list[OpenRun]
@@ -199,8 +201,28 @@ class Search:
         total = sum(_count_open(*pair, wanted.agent) for pair in busy)
         found = [run for run in found if _suits(run, wanted)]
         found.sort(key=lambda run: run.stored_at, reverse=True)
-        delayed = sum(topic.delayed for topic in topics)
-        return OpenPage(found, max(0, total - seen), delayed)
+        delayed = await self._delayed(list(zip(topics, groups, strict=True)), wanted)
+        later = sum(topic.delayed for topic in topics) - len(delayed)
+        found += [run for run in delayed if _suits(run, wanted)]
+        return OpenPage(found, max(0, total - seen), max(0, later))
+
+    async def _delayed(
+        self, pairs: Sequence[tuple[TopicInfo, Sequence[GroupInfo]]], wanted: Wanted
+    ) -> list[OpenRun]:
+        """Those that are due first of each topic; for the agent that is wanted, as it gets them."""
+        names = [
+            topic.name
+            for topic, groups in pairs
+            if topic.delayed and wanted.agent in (None, *(group.name for group in groups))
+        ]
+        look = self._transport.delayed
+        found = await together(partial(look, name, OPEN_EVENTS) for name in names[:OPEN_TOPICS])
+        runs = [
+            _opened(event, _head(event), name, wanted.agent, "pending")
+            for name, events in zip(names, found, strict=False)
+            for event in events
+        ]
+        return sorted(runs, key=lambda run: run.due or 0.0)
 
     async def _open_in(
         self,
@@ -255,7 +277,9 @@ def _opened(
 ) -> OpenRun:
     tenant_id = head.tenant_id if head else None
     correlation_id = head.correlation_id if head else None
-    return OpenRun(event.id, topic, agent, status, event.stored, tenant_id, correlation_id)
+    return OpenRun(
+        event.id, topic, agent, status, event.stored, tenant_id, correlation_id, event.due
+    )
 
 
 def _head(event: Event) -> Envelope | None:

@@ -175,9 +175,10 @@ class StoredEvent(Struct, frozen=True):
     Attributes:
         position: Its place in the topic.
         task_id: Its id.
-        stored: Unix time, in seconds.
+        stored: Unix time, in seconds; 0 while it is delayed.
         event: The envelope with plain content; None if the bytes are none.
         body: The bytes as text, if they are no envelope.
+        due: While it is delayed, when that is over, in Unix time.
     """
 
     position: str
@@ -185,13 +186,15 @@ class StoredEvent(Struct, frozen=True):
     stored: float
     event: Envelope | None
     body: str | None = None
+    due: float | None = None
 
     def public(self) -> dict[str, Any]:
         """As JSON shows it."""
         return {
             "position": self.position,
             "task_id": self.task_id,
-            "stored_at": iso(self.stored),
+            "stored_at": None if self.due else iso(self.stored),
+            "due_at": iso(self.due) if self.due else None,
             "event": self.event,
             "body": self.body,
         }
@@ -302,7 +305,7 @@ def _attempt_public(attempt: Attempt) -> dict[str, Any]:
 def read_event(event: Event) -> StoredEvent:
     """The event with its envelope decoded."""
     envelope, body = _read_body(event.body)
-    return StoredEvent(event.position, event.id, event.stored, envelope, body)
+    return StoredEvent(event.position, event.id, event.stored, envelope, body, event.due)
 
 
 def read_letter(letter: DeadLetter) -> Letter:

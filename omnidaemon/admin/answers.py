@@ -368,11 +368,15 @@ class StatsAnswer(Struct, frozen=True):
 
 
 class EventAnswer(Struct, frozen=True):
-    """An event as its topic keeps it; `body` has the bytes if they are no envelope."""
+    """An event as its topic keeps it; `body` has the bytes if they are no envelope.
+
+    While it is delayed it has a `due_at`, and no `stored_at`.
+    """
 
     position: str
     task_id: str
-    stored_at: str
+    stored_at: str | None
+    due_at: str | None
     event: Envelope | None
     body: str | None
 

@@ -28,9 +28,10 @@ Few = Annotated[int, Meta(ge=1, le=1000)]
 
 
 class EventsQuery(Struct, frozen=True, forbid_unknown_fields=True):
-    """How many events."""
+    """How many events, and if only those whose delay is not over."""
 
     limit: Few = 10
+    delayed: bool = False
 
 
 class LettersQuery(Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,8 +67,8 @@ async def list_streams(ask: Ask) -> list[TopicAnswer]:
 
 @bus("GET", "/bus/inspect/{stream}", scope="read", errors=(404,))
 async def inspect_stream(ask: Ask, stream: Name, query: EventsQuery) -> list[EventAnswer]:
-    """The newest events of a topic, newest first."""
-    found = await ask.fleet.events(stream, limit=query.limit)
+    """The newest events of a topic, newest first; or the delayed ones, by when they are due."""
+    found = await ask.fleet.events(stream, limit=query.limit, delayed=query.delayed)
     return [msgspec.convert(event.public(), EventAnswer) for event in found]
 
 

@@ -68,8 +68,8 @@ async def list_tasks(visit: Visit) -> Response:
 
 
 def _few(runs: list[OpenRun]) -> list[OpenRun]:
-    """What runs now comes before what waits."""
-    return sorted(runs, key=lambda run: run.status != "running")[:SHOWN]
+    """What runs now comes before what waits, and that before what is delayed."""
+    return sorted(runs, key=lambda run: (run.status != "running", run.due is not None))[:SHOWN]
 
 
 def _own(page: RunPage, wanted: Wanted) -> RunPage:

@@ -72,21 +72,24 @@ stream_option = click.option(
 @bus.command()
 @stream_option
 @click.option("--limit", type=LIMIT, default=10, show_default=True, help="At most so many.")
+@click.option(
+    "--delayed", is_flag=True, help="Those whose delay is not over, by when they are due."
+)
 @json_option
-def inspect(topic: str, limit: int, as_json: bool) -> None:
+def inspect(topic: str, limit: int, delayed: bool, as_json: bool) -> None:
     """Show the newest events of a topic, newest first.
 
     With --json: the whole envelopes.
     """
-    events = backend.run(lambda app: Fleet(app).events(topic, limit=limit))
+    events = backend.run(lambda app: Fleet(app).events(topic, limit=limit, delayed=delayed))
     if as_json:
         emit_json([event.public() for event in events])
     elif not events:
-        click.echo(f"topic {topic!r} holds no events")
+        click.echo(f"topic {topic!r} holds no {'delayed ' if delayed else ''}events")
     else:
         print_table(
             [
-                ("stored", "text"),
+                ("due" if delayed else "stored", "text"),
                 ("nr", "id"),
                 ("task", "id"),
                 ("tenant", "text"),
@@ -94,7 +97,7 @@ def inspect(topic: str, limit: int, as_json: bool) -> None:
             ],
             [
                 (
-                    clock(event.stored),
+                    clock(event.due or event.stored),
                     event.position,
                     event.task_id,
                     event.event and event.event.tenant_id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Collection
-from heapq import heappop, heappush
+from heapq import heappop, heappush, nsmallest
 from itertools import count
 from typing import Protocol
 
@@ -19,6 +19,10 @@ UNSEEN = 86_400.0
 """Seconds after which a group without a live consumer no longer counts for the backlog."""
 
 _TRIMMED = Event("", "", b"", 0.0)
+
+
+def _later(due: float, number: int, message: Message, since: float) -> Event:
+    return Event(f"delayed-{number}", message.id, message.body, 0.0, due + since)
 
 
 class Bounds(Protocol):
@@ -99,14 +103,17 @@ class Topic:
         """The newest events, newest first."""
         return self.slice(max(self.head, self.end - limit), self.end)[::-1]
 
-    def find(self, event_id: str) -> Event | None:
-        """The newest event with this id, or the delayed one."""
+    def soonest(self, limit: int, since: float) -> list[Event]:
+        """The delayed events that come due first; `since` is Unix time when the clock was 0."""
+        return [_later(*one, since) for one in nsmallest(limit, self.delayed)]
+
+    def find(self, event_id: str, since: float) -> Event | None:
+        """The newest event with this id, or the delayed one; `since` as in `soonest`."""
         seq = self._ids.get(event_id)
         if seq is not None and seq >= self.head:
             return self.slice(seq, seq + 1)[0]
-        for _, number, message in self.delayed:
-            if message.id == event_id:
-                return Event(f"delayed-{number}", event_id, message.body, 0.0)
+        if event_id in self._delayed_ids:
+            return next(_later(*one, since) for one in self.delayed if one[2].id == event_id)
         return None
 
     def join(self, name: str, start: Start) -> Group:

@@ -171,7 +171,10 @@ class Transport(Protocol):
         """The topic's groups, by name; [] for an unknown topic."""
 
     async def browse(self, topic: str, limit: int = 10) -> list[Event]:
-        """The newest events of the topic, newest first."""
+        """The newest events of the topic, newest first; without those that are delayed still."""
+
+    async def delayed(self, topic: str, limit: int = 10) -> list[Event]:
+        """The events of the topic whose delay is not over, in the order in which they come due."""
 
     async def locate(self, event_id: str, topic: str | None = None) -> list[Place]:
         """Where the event stands, per group; [] if no topic holds it.

@@ -175,6 +175,13 @@ class MemoryTransport(Opened):
             there = self._ripe(topic)
             return [] if there is None else there.newest(limit)
 
+    async def delayed(self, topic: str, limit: int = 10) -> list[Event]:
+        """See the contract."""
+        await checkpoint()
+        with self._board.lock:
+            there = self._ripe(topic)
+            return [] if there is None else there.soonest(limit, time.time() - self._now())
+
     async def locate(self, event_id: str, topic: str | None = None) -> list[Place]:
         """See the contract."""
         await checkpoint()
@@ -193,7 +200,7 @@ class MemoryTransport(Opened):
         await checkpoint()
         with self._board.lock:
             there = self._ripe(topic)
-            return None if there is None else there.find(event_id)
+            return None if there is None else there.find(event_id, time.time() - self._now())
 
     async def dead_letters(
         self,

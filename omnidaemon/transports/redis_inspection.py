@@ -16,6 +16,7 @@ from omnidaemon.transports.base import Limits
 from omnidaemon.transports.redis_publishing import Registry
 
 _NEAR = 60_000  # milliseconds between an event's id and its storing, clocks that differ included
+_AT_ONCE = 100  # delayed events, which come with their bodies
 _SEARCHED = 200_000  # newest events looked through for an id that says no time
 
 
@@ -101,6 +102,21 @@ class RedisInspection(Client):
             for id_, fields in rows
         ]
 
+    async def delayed(self, topic: str, limit: int = 10) -> list[Event]:
+        """See the contract."""
+        await self._topic(topic)  # what is due by now is an event
+        return await self._delayed_from(topic, 0, limit)
+
+    async def _delayed_from(self, topic: str, first: int, count: int) -> list[Event]:
+        key = self.keys.topic(topic)[2]
+        flat = await self.call("ZRANGE", key, first, first + count - 1, "WITHSCORES")
+        found = []
+        for member, due in zip(flat[::2], flat[1::2], strict=True):
+            end = 24 + int(member[16:24], 16)
+            place, id_, body = int(member[:16]), member[24:end], member[end:]
+            found.append(Event(f"delayed-{place}", text(id_), body, 0.0, float(due) / 1000))
+        return found
+
     async def locate(self, event_id: str, topic: str | None = None) -> list[Place]:
         """See the contract; an id that is no UUID of version 7 is looked for among the newest."""
         places: list[Place] = []
@@ -162,12 +178,13 @@ class RedisInspection(Client):
         return None
 
     async def _delayed(self, topic: str, event_id: str) -> Event | None:
-        wanted = b"%08x" % len(event_id.encode()) + event_id.encode()
-        members = await self.call("ZRANGE", self.keys.topic(topic)[2], 0, _SEARCHED)
-        for member in members:
-            if member[16:].startswith(wanted):
-                place, body = text(member[:16]), member[16 + len(wanted) :]
-                return Event(f"delayed-{int(place)}", event_id, body, 0.0)
+        for first in range(0, _SEARCHED, _AT_ONCE):
+            delayed = await self._delayed_from(topic, first, _AT_ONCE)
+            for event in delayed:
+                if event.id == event_id:
+                    return event
+            if len(delayed) < _AT_ONCE:
+                break
         return None
 
     # Dead letters

@@ -182,6 +182,21 @@ class SQLiteInspection(Client):
 
         return await self.run(work, durable=False)
 
+    async def delayed(self, topic: str, limit: int = 10) -> list[Event]:
+        """See the contract."""
+
+        def work(connection: sqlite3.Connection) -> list[Event]:
+            found = self._ripe(connection, topic)
+            if found is None:
+                return []
+            rows = connection.execute(
+                "SELECT n, id, body, due FROM delayed WHERE topic = ? ORDER BY due, n LIMIT ?",
+                (found.id, limit),
+            )
+            return [Event(f"delayed-{n}", id_, body, 0.0, due) for n, id_, body, due in rows]
+
+        return await self.run(work, durable=False)
+
     async def locate(self, event_id: str, topic: str | None = None) -> list[Place]:
         """See the contract."""
 
@@ -238,10 +253,13 @@ class SQLiteInspection(Client):
             if row is not None:
                 return Event(str(row[0] & SEQ_MASK), event_id, row[1], row[2])
             row = connection.execute(
-                "SELECT n, body FROM delayed WHERE topic = ? AND id = ? ORDER BY n DESC LIMIT 1",
+                "SELECT n, body, due FROM delayed WHERE topic = ? AND id = ?"
+                " ORDER BY n DESC LIMIT 1",
                 (found.id, event_id),
             ).fetchone()
-            return None if row is None else Event(f"delayed-{row[0]}", event_id, row[1], 0.0)
+            if row is None:
+                return None
+            return Event(f"delayed-{row[0]}", event_id, row[1], 0.0, row[2])
 
         return await self.run(work, durable=False)
 

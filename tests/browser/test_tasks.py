@@ -247,6 +247,21 @@ def test_new_runs_appear_at_the_top_and_wait_while_somebody_reads(
     expect(button).to_be_hidden()
 
 
+def test_what_is_delayed_says_when_it_is_due(stage: Start, page: Page, shop: Shop) -> None:
+    here = stage(shop.app)
+    here.send("orders", {"n": 1}, delay=7260)
+    here.send("mails", {})
+    here.settled()
+    page.goto(f"{here.url}/tasks")
+    expect(rows(page)).to_have_count(2)
+    late = rows(page).filter(has_text="orders")
+    expect(late).to_contain_text("delayed")
+    expect(late).to_contain_text("in 2 h")
+    late.get_by_role("link").click()
+    expect(page.get_by_text("Due in 2 h")).to_be_visible()
+    expect(page.get_by_text("No agent listens")).to_have_count(0)
+
+
 def test_an_id_leads_to_its_task_and_a_correlation_id_to_its_tasks(
     stage: Start, page: Page, shop: Shop
 ) -> None:

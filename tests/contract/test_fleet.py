@@ -12,6 +12,7 @@ import pytest
 from omnidaemon import App, Backoff, Reject
 from omnidaemon.errors import AgentNotFound, TaskNotFound
 from omnidaemon.fleet import Fleet
+from omnidaemon.records import iso
 from omnidaemon.worker.worker import Worker
 from tests.contract.conftest import Backend
 
@@ -56,7 +57,7 @@ async def working(app: App) -> AsyncIterator[Worker]:
 
 
 async def until(look: Callable[[], Awaitable[bool]]) -> None:
-    with anyio.fail_after(15):
+    with anyio.fail_after(60):
         while not await look():
             await anyio.sleep(0.02)
 
@@ -213,6 +214,10 @@ async def test_statistics_and_numbers_add_up(app: App, fleet: Fleet) -> None:
     assert newest.event is not None
     assert before.event is not None
     assert (newest.event.content, before.event.content) == (4, 2)
+    assert (newest.public()["due_at"], newest.due) == (None, None)
+    [later] = await fleet.events("lonely", delayed=True)
+    assert later.due is not None
+    assert (later.public()["stored_at"], later.public()["due_at"]) == (None, iso(later.due))
     numbers = await fleet.metrics("orders")
     assert numbers["orders"]["good"]["tasks_processed"] == 3
     assert numbers["orders"]["bad"] | {"avg_processing_time_sec": 0} == {
