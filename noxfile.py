@@ -35,7 +35,10 @@ Session = Callable[Concatenate[nox.Session, P], None]
 
 
 def budget(minutes: float) -> Callable[[Session[P]], Session[P]]:
-    """Fails a session that takes longer, its installation included."""
+    """Says when a session takes longer, its installation included; fails one that takes thrice it.
+
+    A machine that others use may take twice as long as a quiet one.
+    """
 
     def decorate(function: Session[P]) -> Session[P]:
         @functools.wraps(function)
@@ -46,7 +49,7 @@ def budget(minutes: float) -> Callable[[Session[P]], Session[P]]:
             finally:
                 seconds = time.monotonic() - start
                 took.append((session.name, seconds, minutes * 60))
-            if seconds > minutes * 60:
+            if seconds > 3 * minutes * 60:
                 session.error(f"took {seconds:.0f} s of its budget of {minutes * 60:.0f} s")
 
         return run
