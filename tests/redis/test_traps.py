@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import anyio
 import pytest
 
+from omnidaemon.drivers import redis as redis_driver
 from omnidaemon.drivers.redis import LinkLostError
 from omnidaemon.drivers.redis_scripts import CLAIM, PUBLISH, PUBLISH_ONE, SETTLE, Script
 from omnidaemon.errors import ConnectionLost, TransportError
@@ -482,6 +484,23 @@ async def test_a_renewal_trims_what_was_settled_since_the_last_time(server: Redi
         assert len(await transport.browse("orders", 50)) == 40
         await transport.renew(mail.consumer, [])
         assert len(await transport.browse("orders", 50)) == 20
+
+
+async def test_an_idle_connection_that_died_is_found_by_itself(
+    transport: RedisTransport, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the first send after a silent network would wait ten seconds to find out."""
+    await transport.check()
+    lane = await transport.here.link.lane()
+    server.send(signal.SIGSTOP)
+    try:
+        with monkeypatch.context() as patch, anyio.fail_after(60):
+            patch.setattr(redis_driver, "SILENT_SECONDS", 0.4)
+            while not lane.lost:
+                await anyio.sleep(0.05)
+    finally:
+        server.send(signal.SIGCONT)
+    await transport.check()
 
 
 async def test_bytes_that_are_no_reply_end_the_connection(transport: RedisTransport) -> None:
