@@ -169,7 +169,8 @@ class AgentConsumer:
         """Works until stopped, and returns when all that was held is settled or handed back."""
         try:
             async with anyio.create_task_group() as outer:
-                outer.start_soon(self._settle)
+                outer.start_soon(self._settle, outer.cancel_scope)
+                outer.start_soon(self._settle_soon_if_cancelled)
                 await self._work()
         finally:
             if self._seen is not None:
@@ -183,10 +184,15 @@ class AgentConsumer:
                     for _ in range(self.agent.consumers):
                         group.start_soon(self._keep_consuming)
         finally:
-            if not self._stopping:  # cancelled from outside, or broken: nobody counts the grace
-                self._settle_until = anyio.current_time() + SETTLE_SECONDS
             self._ended = True
             self._finished.set()
+
+    async def _settle_soon_if_cancelled(self) -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:  # from outside, or because it broke: nobody counts the grace, or not any more
+            until = anyio.current_time() + SETTLE_SECONDS
+            self._settle_until = min(self._settle_until, until)
 
     def stop(self) -> None:
         """Receives nothing more, hands back what has not started, lets the rest finish."""
@@ -559,7 +565,7 @@ class AgentConsumer:
         self._finished.set()
         self._room.set()
 
-    async def _settle(self) -> None:
+    async def _settle(self, outer: CancelScope) -> None:
         with CancelScope(shield=True):
             while True:
                 try:
@@ -568,7 +574,8 @@ class AgentConsumer:
                     # Not ours, which the shield keeps off: asyncio.run ends its loop, and cancels
                     # every task once. What is held is handed back all the same.
                     continue
-                return
+                break
+        outer.cancel()  # nothing is left to do
 
     async def _settle_on(self) -> None:
         while True:

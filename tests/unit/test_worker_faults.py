@@ -25,6 +25,7 @@ from omnidaemon.stores.memory import MemoryStore
 from omnidaemon.testing import VirtualClockLoop, serve
 from omnidaemon.transports.base import Limits
 from omnidaemon.transports.memory import MemoryTransport
+from omnidaemon.worker.consumer import SETTLE_SECONDS
 from omnidaemon.worker.worker import Worker
 
 pytestmark = pytest.mark.anyio
@@ -106,6 +107,30 @@ async def test_a_finished_run_is_never_repeated_because_its_store_is_away():
         [beat] = await Roster(store).workers()
         assert beat.state == "running"
         worker.stop()
+
+
+@pytest.mark.timeout(20)  # it went on for ever, and held off what ends tests
+@pytest.mark.parametrize("stops_first", [True, False])
+async def test_a_cancelled_worker_ends_although_its_store_is_away(stops_first):
+    store = MemoryStore(board("gone-store"))
+    app = App("gone", transport=board("gone-bus"), store=store, settings=Settings())
+
+    @app.agent("work")
+    async def work(content):
+        return content
+
+    async with anyio.create_task_group() as group:
+        worker = await working(app, group)
+        write = Flaky(store, "write", StoreError("the disk is full"))
+        write.failures = 10_000_000
+        await app.send("work", 1)
+        await anyio.sleep(300)
+        if stops_first:
+            worker.stop()
+            await anyio.sleep(1)  # within the grace, which nobody counts once all is cancelled
+        began = anyio.current_time()
+        group.cancel_scope.cancel()
+    assert anyio.current_time() - began < 2 * SETTLE_SECONDS
 
 
 async def test_receiving_goes_on_when_the_transport_is_back():
