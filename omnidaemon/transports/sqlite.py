@@ -7,13 +7,14 @@ database and its thread are in drivers/sqlite.py.
 
 from __future__ import annotations
 
+import math
 import os
 import secrets
 import sqlite3
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Literal
 
 import anyio
@@ -59,6 +60,7 @@ class SQLiteTransport(SQLiteInspection):
         super().__init__(url, clock)
         self.limits = limits
         self._settled: dict[str, tuple[int, int]] = {}
+        self._trimmed: dict[str, float] = {}
         self._unheard_until = 0.0
 
     async def publish(self, *messages: Message) -> None:
@@ -113,14 +115,16 @@ class SQLiteTransport(SQLiteInspection):
 
     async def renew(self, consumer: Consumer, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """See the contract."""
-
-        def work(connection: sqlite3.Connection) -> list[Delivery]:
-            lost = renew(connection, consumer, deliveries, self.clock())
-            if any(self._settled.get(consumer.topic, ())):
-                self._trim(connection, consumer.topic)
-            return lost
-
-        return await self.run(work, durable=False)
+        lost = await self.run(
+            lambda connection: renew(connection, consumer, deliveries, self.clock()), durable=False
+        )
+        # Else what the slowest group held back would stay until much more has been settled.
+        topic = consumer.topic
+        since = self.clock() - self._trimmed.get(topic, -math.inf)
+        if any(self._settled.get(topic, ())) and since > consumer.lease / 3:
+            with suppress(OmniDaemonError):  # a later one trims
+                await self.run(lambda connection: self._trim(connection, topic), durable=False)
+        return lost
 
     @asynccontextmanager
     async def watch(self, task_id: str) -> AsyncIterator[SQLiteWatch]:
@@ -144,6 +148,7 @@ class SQLiteTransport(SQLiteInspection):
             self._trim(connection, topic)
 
     def _trim(self, connection: sqlite3.Connection, topic: str) -> None:
+        self._trimmed[topic] = self.clock()
         found = find_topic(connection, topic)
         if found is None or not trim(connection, found, self.limits):
             self._settled[topic] = (0, 0)

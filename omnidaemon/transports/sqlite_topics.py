@@ -231,15 +231,18 @@ def _pardon(connection: sqlite3.Connection, group: int, consumer: Consumer, now:
     if row is None:
         return
     lease, pardoned, heard = row
-    # Where they are often late, what is dead would be pardoned for ever.
-    often = heard + lease >= now and pardoned + 4 * lease > now
-    if heard + lease / 2 >= now or often:
+    if heard + lease / 2 >= now:
         return
     connection.execute("UPDATE groups SET pardoned = ? WHERE id = ?", (now, group))
+    # Of one lease after another, as where all are always late: what nobody has renewed since the
+    # last time is a dead consumer's.
     connection.execute(
-        "UPDATE deliveries SET due = :due WHERE grp = :grp AND owner IS NOT NULL AND due < :due",
-        {"due": now + lease, "grp": group},
+        "UPDATE deliveries SET due = :due"
+        " WHERE grp = :grp AND owner IS NOT NULL AND due < :due AND due > :before",
+        {"due": now + lease, "grp": group, "before": pardoned + lease},
     )
+    # Else the shorter lease of who is heard first would hold for all.
+    connection.execute("UPDATE members SET seen = ? WHERE grp = ?", (now, group))
 
 
 def settle_lease(connection: sqlite3.Connection, group: int, now: float) -> None:
@@ -269,6 +272,7 @@ def leave(connection: sqlite3.Connection, consumer: Consumer, now: float) -> Non
     """Forgets a consumer; what it holds stays its own until the lease is over."""
     group = find_group(connection, consumer.topic, consumer.group)
     if group is not None:
+        _pardon(connection, group, consumer, now)
         connection.execute("DELETE FROM members WHERE grp = ? AND name = ?", (group, consumer.name))
         connection.execute("UPDATE groups SET seen = max(seen, ?) WHERE id = ?", (now, group))
         settle_lease(connection, group, now)

@@ -646,6 +646,48 @@ async def test_a_dead_workers_events_are_taken_over_though_the_others_renew_late
         assert taken == [[], [], ["a"]]
 
 
+async def test_a_dead_workers_events_are_taken_over_though_the_other_is_late_by_leases(
+    transport: SQLiteTransport, clock: Clock
+) -> None:
+    await transport.publish(*messages(*(f"e{n}" for n in range(10))))
+    async with (
+        transport.subscribe("orders", "mail", lease=60) as dead,
+        transport.subscribe("orders", "mail", lease=60) as heir,
+    ):
+        await transport.renew(dead.consumer, await dead.receive(1, wait=0))
+        taken: list[str] = []
+        for _ in range(3):  # each handler holds Python's lock for longer than the lease
+            held = await heir.receive(1, wait=0)
+            taken += ids(held)
+            clock.now += 90
+            assert await transport.renew(heir.consumer, held) == []
+            assert await heir.settle(acks(list(held))) == ["applied"]
+        assert taken == ["e1", "e2", "e0"]
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_short_lease_ends_no_long_one_after_a_silence(
+    transport: SQLiteTransport, clock: Clock, leaves: bool
+) -> None:
+    await transport.publish(*messages("a"))
+    async with (
+        transport.subscribe("orders", "mail", lease=60) as long,
+        transport.subscribe("orders", "mail", lease=10) as short,
+    ):
+        async with transport.subscribe("orders", "mail", lease=10) as other:
+            held = await long.receive(1, wait=0)
+            for one, its in ((long, held), (short, []), (other, [])):
+                assert await transport.renew(one.consumer, its) == []
+            clock.now += 100
+            if not leaves:
+                await transport.renew(short.consumer, [])
+        for _ in range(6):  # the holder wakes a third of its lease later
+            clock.now += 3
+            await transport.renew(short.consumer, [])
+            assert await short.receive(1, wait=0) == []
+        assert await transport.renew(long.consumer, held) == []
+
+
 async def test_a_file_of_before_silences_were_pardoned_gets_the_column(path: Path) -> None:
     async with SQLiteTransport(f"sqlite://{path}") as transport:
         await transport.publish(*messages("a"))
@@ -731,6 +773,9 @@ async def test_a_renewal_trims_what_was_settled_since_the_last_time(
         await mail.settle(acks(others))
         await mail.settle(acks([first]))
         assert len(await transport.browse("orders", 50)) == 40
+        await transport.renew(mail.consumer, [])  # settling renews as well, where stores differ
+        assert len(await transport.browse("orders", 50)) == 40
+        clock.now += 21
         await transport.renew(mail.consumer, [])
         assert len(await transport.browse("orders", 50)) == 20
 

@@ -91,7 +91,7 @@ local function bury_consumers()
   end
 end
 
-if now >= reclaim then reclaim = pardon(meta, group, now) or reclaim end
+if now >= reclaim then reclaim = pardon(meta, members, group, now) or reclaim end
 if now >= reclaim then
   local left = lease - math.max(reclaim_from('s'), reclaim_from('r'))
   reclaim = now + math.max(left, left > 0 and 1 or 0)

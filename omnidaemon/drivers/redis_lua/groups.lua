@@ -62,8 +62,11 @@ local function live(meta, members, group, now)
   end
   local lease = tonumber(redis.call('HGET', meta, 'lease/' .. group) or 0)
   if largest > 0 and largest ~= lease then
+    local at = string.match(redis.call('HGET', meta, 'pardoned/' .. group) or '', ' (%d+)$')
+    local from = (tonumber(at) or 0) + math.max(lease, largest)
     lease = largest
-    redis.call('HSET', meta, 'lease/' .. group, lease, 'reclaim/' .. group, 0)
+    redis.call('HSET', meta, 'lease/' .. group, lease, 'reclaim/' .. group,
+      string.format('%.0f', from > now and from or 0))
   end
   return lease, count
 end
@@ -72,17 +75,23 @@ end
 -- and yet one of them asks: the server could not be reached or stood still, or all of them did. What
 -- ended meanwhile counts as ended only if it is not renewed soon: who is heard first is no sign of who
 -- lives. Returns from when on leases are looked through, nil if as planned.
-local function pardon(meta, group, now)
+local function pardon(meta, members, group, now)
   local known = redis.call('HMGET', meta, 'renewed/' .. group, 'seen/' .. group, 'lease/' .. group,
     'pardoned/' .. group)
   local renewed, seen, lease = tonumber(known[1]), tonumber(known[2] or 0), tonumber(known[3] or 0)
   if not renewed or seen > renewed or renewed + lease / 2 >= now then return nil end
   local of, at = string.match(known[4] or '', '^(%d+) (%d+)$')
   if of == known[1] then return nil end  -- once per silence: they may all be dead
-  -- Where renewals are often late, what is dead would be pardoned for ever.
-  if at and renewed + lease >= now and tonumber(at) + 4 * lease > now then return nil end
+  -- Where renewals are always late, what is dead would be pardoned for ever.
+  if at and tonumber(at) + 4 * lease > now then return nil end
   redis.call('HSET', meta, 'reclaim/' .. group, string.format('%.0f', now + lease),
     'pardoned/' .. group, string.format('%s %.0f', known[1], now))
+  -- Else the shorter lease of who is heard first would hold for all.
+  local all = redis.call('HGETALL', members)
+  for i = 1, #all, 2 do
+    local own = string.match(all[i + 1], '^(%d+) %d+$')
+    if own then redis.call('HSET', members, all[i], string.format('%s %.0f', own, now)) end
+  end
   return now + lease
 end
 

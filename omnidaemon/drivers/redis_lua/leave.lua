@@ -2,12 +2,13 @@
 -- lease ends.
 local a = cmsgpack.unpack(ARGV[1])
 local stream, meta, members, due, retry = unpack(KEYS)
+local now = clock()
+pardon(meta, members, a.group, now)
 redis.call('HDEL', members, a.consumer, '+' .. a.consumer)
 if redis.call('HEXISTS', meta, 'gen/' .. a.group) == 0 then return end
 if a.known and redis.call('EXISTS', stream) == 1 then
   hand_back_unknown({ s = stream, r = retry }, due, a.group, a.consumer, a.known)
 end
-local now = clock()
 redis.call('HSET', meta, 'seen/' .. a.group, string.format('%.0f', now))
 live(meta, members, a.group, now)
 wake(meta, a.channel)  -- the lease may be shorter now

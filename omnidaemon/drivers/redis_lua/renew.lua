@@ -7,7 +7,7 @@ even_when_full(meta)
 local gen = redis.call('HGET', meta, 'gen/' .. a.group)
 if gen then
   local now = clock()
-  pardon(meta, a.group, now)
+  pardon(meta, members, a.group, now)
   hear_of(meta, members, a.group, a.consumer, a.lease, now)
   redis.call('HSET', meta, 'renewed/' .. a.group, string.format('%.0f', now))
 end
