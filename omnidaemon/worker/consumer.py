@@ -787,6 +787,9 @@ async def _timed(agent: Agent, run: CallNext, timeout: float, ctx: Context) -> A
         if scope.cancel_called:  # what the handler made of being cancelled
             raise late from error
         raise
-    if scope.cancel_called:
-        raise late
-    return value
+    else:
+        if scope.cancel_called:
+            raise late
+        return value
+    finally:
+        del late  # its traceback leads to here: the handler's locals would stay for the collector
