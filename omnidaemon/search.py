@@ -201,20 +201,18 @@ class Search:
         total = sum(_count_open(*pair, wanted.agent) for pair in busy)
         found = [run for run in found if _suits(run, wanted)]
         found.sort(key=lambda run: run.stored_at, reverse=True)
-        delayed = await self._delayed(list(zip(topics, groups, strict=True)), wanted)
-        later = sum(topic.delayed for topic in topics) - len(delayed)
+        names = {
+            topic.name: topic.delayed
+            for topic, its_groups in zip(topics, groups, strict=True)
+            if topic.delayed and wanted.agent in (None, *(group.name for group in its_groups))
+        }
+        delayed = await self._delayed(list(names), wanted)
+        later = sum(names.values()) - len(delayed)
         found += [run for run in delayed if _suits(run, wanted)]
         return OpenPage(found, max(0, total - seen), max(0, later))
 
-    async def _delayed(
-        self, pairs: Sequence[tuple[TopicInfo, Sequence[GroupInfo]]], wanted: Wanted
-    ) -> list[OpenRun]:
+    async def _delayed(self, names: Sequence[str], wanted: Wanted) -> list[OpenRun]:
         """Those that are due first of each topic; for the agent that is wanted, as it gets them."""
-        names = [
-            topic.name
-            for topic, groups in pairs
-            if topic.delayed and wanted.agent in (None, *(group.name for group in groups))
-        ]
         look = self._transport.delayed
         found = await together(partial(look, name, OPEN_EVENTS) for name in names[:OPEN_TOPICS])
         runs = [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, cast
@@ -27,6 +29,7 @@ class RedisGroups(RedisInspection):
         super().__init__(url)
         self.limits = limits
         self._settled: dict[str, tuple[int, int]] = {}
+        self._trimmed: dict[str, float] = {}
 
     def _lost(self, error: LinkLostError) -> OmniDaemonError:
         return ConnectionLost(str(error), may_be_stored=error.sent)
@@ -63,9 +66,11 @@ class RedisGroups(RedisInspection):
             tokens=[cast(Token, delivery.token)[:4] for delivery in deliveries],
         )
         # Else what the slowest group held back would stay until much more has been settled.
-        if any(self._settled.get(consumer.topic, ())):
-            with suppress(OmniDaemonError):  # the next renewal trims
-                await self._trim_now(consumer.topic)
+        topic = consumer.topic
+        since = time.monotonic() - self._trimmed.get(topic, -math.inf)
+        if any(self._settled.get(topic, ())) and since > consumer.lease / 3:
+            with suppress(OmniDaemonError):  # a later one trims
+                await self._trim_now(topic)
         return [deliveries[place] for place in lost]
 
     async def trim(self, topic: str) -> bool:
@@ -92,6 +97,13 @@ class RedisGroups(RedisInspection):
             self._settled[topic] = (count, size)
 
     async def _trim_now(self, topic: str) -> None:
-        self._settled[topic] = (0, 0)
-        if await self.trim(topic):
-            self._settled[topic] = (self.limits.retention, 0)
+        self._trimmed[topic] = time.monotonic()
+        enough = (max(1, self.limits.retention), 0)
+        self._settled[topic] = (0, 0)  # before: others settle meanwhile
+        try:
+            more = await self.trim(topic)
+        except OmniDaemonError:
+            self._settled[topic] = enough
+            raise
+        if more:
+            self._settled[topic] = enough

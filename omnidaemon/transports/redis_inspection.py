@@ -16,7 +16,7 @@ from omnidaemon.transports.base import Limits
 from omnidaemon.transports.redis_publishing import Registry
 
 _NEAR = 60_000  # milliseconds between an event's id and its storing, clocks that differ included
-_AT_ONCE = 100  # delayed events, which come with their bodies
+_AT_ONCE = 500  # delayed events looked at in one step
 _SEARCHED = 200_000  # newest events looked through for an id that says no time
 
 
@@ -105,17 +105,11 @@ class RedisInspection(Client):
     async def delayed(self, topic: str, limit: int = 10) -> list[Event]:
         """See the contract."""
         await self._topic(topic)  # what is due by now is an event
-        return await self._delayed_from(topic, 0, limit)
-
-    async def _delayed_from(self, topic: str, first: int, count: int) -> list[Event]:
+        if limit <= 0:
+            return []
         key = self.keys.topic(topic)[2]
-        flat = await self.call("ZRANGE", key, first, first + count - 1, "WITHSCORES")
-        found = []
-        for member, due in zip(flat[::2], flat[1::2], strict=True):
-            end = 24 + int(member[16:24], 16)
-            place, id_, body = int(member[:16]), member[24:end], member[end:]
-            found.append(Event(f"delayed-{place}", text(id_), body, 0.0, float(due) / 1000))
-        return found
+        flat = await self.call("ZRANGE", key, 0, limit - 1, "WITHSCORES")
+        return [_later(member, due) for member, due in zip(flat[::2], flat[1::2], strict=True)]
 
     async def locate(self, event_id: str, topic: str | None = None) -> list[Place]:
         """See the contract; an id that is no UUID of version 7 is looked for among the newest."""
@@ -171,20 +165,26 @@ class RedisInspection(Client):
         await self._topic(topic)  # what is due by now is an event
         position = await self._position(topic, event_id)
         if not position:
-            return await self._delayed(topic, event_id)
+            delayed = await self._delayed(topic, event_id)
+            if delayed is not None:
+                return delayed
+            position = await self._position(topic, event_id)  # it came due in between, perhaps
+            if not position:
+                return None
         stream = self.keys.topic(topic)[0]
         for id_, fields in await self.call("XRANGE", stream, position, position):
             return Event(text(id_), event_id, fields[3], int(id_.split(b"-")[0]) / 1000)
         return None
 
     async def _delayed(self, topic: str, event_id: str) -> Event | None:
-        for first in range(0, _SEARCHED, _AT_ONCE):
-            delayed = await self._delayed_from(topic, first, _AT_ONCE)
-            for event in delayed:
-                if event.id == event_id:
-                    return event
-            if len(delayed) < _AT_ONCE:
+        keys, start, skip = [self.keys.topic(topic)[2]], "-inf", 0
+        for _ in range(0, _SEARCHED, _AT_ONCE):
+            found = await self.run(scripts.LATER, keys, id=event_id, **{"from": start}, skip=skip)
+            if not found:
                 break
+            if found[0]:
+                return _later(*found)
+            start, skip = text(found[1]), found[2]
         return None
 
     # Dead letters
@@ -334,6 +334,13 @@ class RedisInspection(Client):
                 channel=self.keys.wake(topic),
             )
         )
+
+
+def _later(member: bytes, due: bytes) -> Event:
+    """A delayed event, of a member of the sorted set and its score in milliseconds."""
+    end = 24 + int(member[16:24], 16)
+    place, id_, body = int(member[:16]), member[24:end], member[end:]
+    return Event(f"delayed-{place}", text(id_), body, 0.0, float(due) / 1000)
 
 
 def _moment(event_id: str) -> int | None:

@@ -12,7 +12,15 @@ import pytest
 
 from omnidaemon.drivers import redis as redis_driver
 from omnidaemon.drivers.redis import LinkLostError
-from omnidaemon.drivers.redis_scripts import CLAIM, PUBLISH, PUBLISH_ONE, SETTLE, Script
+from omnidaemon.drivers.redis_scripts import (
+    CLAIM,
+    LATER,
+    PUBLISH,
+    PUBLISH_ONE,
+    SETTLE,
+    TRIM,
+    Script,
+)
 from omnidaemon.errors import ConnectionLost, TransportError
 from omnidaemon.messages import Ack, Count, Delivery, Message, Release, Settlement, Write
 from omnidaemon.stores.redis import RedisStore
@@ -471,7 +479,9 @@ async def test_a_dead_workers_events_are_taken_over_though_the_others_renew_late
         assert (taken[0].id, taken[0].crashes) == ("e0", 1)
 
 
-async def test_a_renewal_trims_what_was_settled_since_the_last_time(server: RedisServer) -> None:
+async def test_a_renewal_trims_what_was_settled_since_the_last_time(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Else what the slowest held back would stay until much more has been settled."""
     async with (
         RedisTransport(server.url, limits=Limits(retention=20)) as transport,
@@ -482,8 +492,20 @@ async def test_a_renewal_trims_what_was_settled_since_the_last_time(server: Redi
         await mail.settle([Settlement(delivery, Ack()) for delivery in others])
         await mail.settle([Settlement(first, Ack())])
         assert len(await transport.browse("orders", 50)) == 40
-        await transport.renew(mail.consumer, [])
-        assert len(await transport.browse("orders", 50)) == 20
+        await transport.renew(mail.consumer, [])  # settling renews as well, where stores differ
+        assert len(await transport.browse("orders", 50)) == 40
+        run = transport.run
+
+        async def cut(script: Script, *more: Any, **arguments: Any) -> Any:
+            if script is TRIM:
+                raise ConnectionLost("cut", may_be_stored=False)
+            return await run(script, *more, **arguments)
+
+        for trims in (False, True):
+            monkeypatch.setattr(transport, "run", run if trims else cut)
+            transport._trimmed.clear()  # a third of a lease later
+            await transport.renew(mail.consumer, [])
+            assert len(await transport.browse("orders", 50)) == (20 if trims else 40)
 
 
 async def test_an_idle_connection_that_died_is_found_by_itself(
@@ -501,6 +523,77 @@ async def test_an_idle_connection_that_died_is_found_by_itself(
     finally:
         server.send(signal.SIGCONT)
     await transport.check()
+
+
+async def test_a_dead_workers_events_are_taken_over_though_the_other_is_late_by_leases(
+    transport: RedisTransport,
+) -> None:
+    await transport.publish(*events(100))
+    async with (
+        transport.subscribe("orders", "mail", lease=0.3) as dead,
+        transport.subscribe("orders", "mail", lease=0.3) as heir,
+    ):
+        await transport.renew(dead.consumer, await dead.receive(1, wait=0))
+        taken: list[str] = []
+        with anyio.fail_after(40):
+            while "e0" not in taken:
+                held = await heir.receive(1, wait=0)
+                taken += [delivery.id for delivery in held]
+                await anyio.sleep(0.45)  # its handler holds Python's lock
+                await transport.renew(heir.consumer, held)
+                await heir.settle([Settlement(delivery, Ack()) for delivery in held])
+    assert len(taken) < 80
+
+
+async def test_a_short_lease_ends_no_long_one_after_a_silence(
+    transport: RedisTransport, server: RedisServer
+) -> None:
+    await transport.publish(*events(1))
+    async with (
+        transport.subscribe("orders", "mail", lease=20) as long,
+        transport.subscribe("orders", "mail", lease=0.5) as short,
+    ):
+        held = await long.receive(1, wait=0)
+        assert await transport.renew(long.consumer, held) == []
+        assert await transport.renew(short.consumer, []) == []
+        # As after a silence of 21 seconds, which the server cannot be told to skip.
+        for field in ("renewed/mail", "seen/mail"):
+            at = int(server.ask("HGET", "omni-topic:orders", field))
+            server.ask("HSET", "omni-topic:orders", field, at - 21_000)
+        for name, value in server.ask("HGETALL", "omni-members:orders/mail").items():
+            if " " in value:
+                lease, at = value.split()
+                server.ask("HSET", "omni-members:orders/mail", name, f"{lease} {int(at) - 21_000}")
+        stream, position = "omni-stream:orders", held[0].position
+        owner = long.consumer.name
+        server.ask("XCLAIM", stream, "mail", owner, 0, position, "IDLE", 21_000, "JUSTID")
+        assert await transport.renew(short.consumer, []) == []
+        assert await short.receive(1, wait=0) == []
+        assert await transport.renew(long.consumer, held) == []
+
+
+async def test_a_delayed_event_is_found_while_others_come_due(
+    transport: RedisTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = [Message("orders", f"late{n}", b"", 600.0 + n // 3) for n in range(1_200)]
+    await transport.publish(*(Message("orders", f"e{n}", b"", 0.3) for n in range(300)), *late)
+    run, looks = transport.run, 0
+
+    async def slow(script: Script, *more: Any, **arguments: Any) -> Any:
+        nonlocal looks
+        found = await run(script, *more, **arguments)
+        if script is LATER and (looks := looks + 1) == 1:
+            while (await transport.topics())[0].events < 300:
+                await anyio.sleep(0.05)
+        return found
+
+    monkeypatch.setattr(transport, "run", slow)
+    for n in (0, 199, 200, 201, 500, 1_199):
+        found = await transport.find("orders", f"late{n}")
+        assert found is not None
+        assert found.id == f"late{n}"
+    assert looks > 6
+    assert await transport.find("orders", "late1200") is None
 
 
 async def test_bytes_that_are_no_reply_end_the_connection(transport: RedisTransport) -> None:

@@ -3,7 +3,11 @@
 local a = cmsgpack.unpack(ARGV[1])
 local registry, stream, meta, delayed = unpack(KEYS)
 if redis.call('HEXISTS', meta, 'n') == 0 then return false end
-ripen(registry, stream, meta, delayed, a.topic, clock())
+local now = clock()
+for _ = 1, 20 do  -- some at a time, and all but for very many
+  local next_delayed = ripen(registry, stream, meta, delayed, a.topic, now)
+  if not next_delayed or next_delayed > now then break end
+end
 local groups, dead = {}, {}
 for _, field in ipairs(redis.call('HKEYS', meta)) do
   local kind, name = string.match(field, '^(%l+)/(.*)$')
