@@ -68,6 +68,7 @@ class Group:
         waiting: A heap by due time: retries, and what was handed back.
         receipts: Each consumer's last settled tokens, by which a resend is recognised.
         alive, seen: When a consumer was last heard of, by the board's clock and in Unix time.
+        pardoned: When leases were last given once more; None while nobody has renewed one.
     """
 
     def __init__(self, cursor: int) -> None:
@@ -83,9 +84,27 @@ class Group:
         self.paused = False
         self.alive = 0.0
         self.seen: float | None = None
+        self.pardoned: float | None = None
+
+    def pardon(self, name: str, now: float) -> None:
+        """Gives one more lease for what is held if nobody was heard of for half a lease until now.
+
+        One who lives is heard of thrice in a lease, and this one has not just joined: the process
+        stood still. What nobody has renewed since the last time is a dead consumer's.
+        """
+        if self.alive + self.lease / 2 >= now or self.pardoned is None:
+            return
+        if name in self.consumers:
+            for item in self.leased.values():
+                if item.renewed > self.pardoned:
+                    item.renewed = now
+            for presence in self.consumers.values():
+                presence.seen = now
+            self.pardoned = now
 
     def hear_of(self, name: str, lease: float, now: float, unix: float) -> None:
         """Notes that a consumer lives."""
+        self.pardon(name, now)
         self.consumers[name] = Presence(lease, now)
         self.alive = now
         self.seen = unix

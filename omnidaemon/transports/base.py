@@ -9,7 +9,7 @@ Laws (`tests/contract/test_transport_laws.py` holds every backend to them):
   group that exists goes on where it was, whatever `start` says.
 - A delivery is leased: unless renewed within the group's lease it goes to another consumer, with
   `crashes` one higher. The group's lease is the largest of its live consumers'. It is to be renewed
-  thrice in that time; where nobody could for half of it, the living may be given one more.
+  thrice in that time; where nobody could for half of it, the living are given one more.
 - Renewing and settling are fenced by the delivery's token: one who lost it changes nothing.
 - A settlement happens whole or not at all. (In a Redis cluster what lies in another slot is there
   a moment before, under a name by which a repetition is recognised.)

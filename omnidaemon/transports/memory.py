@@ -6,6 +6,7 @@ stands in drivers/memory*.py; here are the calls of the contract, each under the
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -109,6 +110,7 @@ class MemoryTransport(Opened):
             with board.lock:
                 now = self._now()
                 if (left := self._board.group(consumer)) is not None:
+                    left.pardon(consumer.name, now)
                     left.leave(consumer.name)
                     left.live(now)
             board.bell.ring((topic, group))  # the lease may be shorter now
@@ -121,6 +123,8 @@ class MemoryTransport(Opened):
             if group is None:
                 return list(deliveries)
             group.hear_of(consumer.name, consumer.lease, now, time.time())
+            if group.pardoned is None:
+                group.pardoned = -math.inf
             lost = []
             for delivery in deliveries:
                 item = group.held(consumer.name, delivery.token)

@@ -53,8 +53,17 @@ for _, member in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0
 end
 
 -- Leases are idle times. They are looked through when the first can end, and not before: renewal
--- only moves that moment on.
+-- only moves that moment on. What was pardoned ends a lease after that.
 local reclaim = tonumber(known[4] or 0)
+local pardoned, before = 0, 0
+local function end_in(idle)
+  local left = lease - idle
+  -- Renewed since the pardon before, or with it: nobody was in the half lease before that.
+  if left <= 0 and now - idle > before - lease / 4 then
+    left = math.max(left, pardoned + lease - now)
+  end
+  return left
+end
 local function reclaim_from(kind)
   local key, longest = keys[kind], math.floor(lease * 2 / 3)
   if redis.call('EXISTS', key) == 0 then return 0 end
@@ -65,8 +74,9 @@ local function reclaim_from(kind)
       local rows = redis.call('XPENDING', key, group, 'IDLE', math.floor(lease * 2 / 3), from, '+',
         100, owner)
       for _, row in ipairs(rows) do
-        if row[3] < lease then
-          longest = math.max(longest, row[3])
+        local left = end_in(row[3])
+        if left > 0 then
+          longest = math.max(longest, lease - left)
         elseif #back < a.limit then
           take(kind, row[1], owner)
         else
@@ -91,8 +101,9 @@ local function bury_consumers()
   end
 end
 
-if now >= reclaim then reclaim = pardon(meta, members, group, now) or reclaim end
 if now >= reclaim then
+  pardon(meta, members, group, now)
+  pardoned, before = last_pardon(meta, group)
   local left = lease - math.max(reclaim_from('s'), reclaim_from('r'))
   reclaim = now + math.max(left, left > 0 and 1 or 0)
   redis.call('HSET', meta, 'reclaim/' .. group, string.format('%.0f', reclaim))

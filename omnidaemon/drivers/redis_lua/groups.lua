@@ -62,37 +62,37 @@ local function live(meta, members, group, now)
   end
   local lease = tonumber(redis.call('HGET', meta, 'lease/' .. group) or 0)
   if largest > 0 and largest ~= lease then
-    local at = string.match(redis.call('HGET', meta, 'pardoned/' .. group) or '', ' (%d+)$')
-    local from = (tonumber(at) or 0) + math.max(lease, largest)
     lease = largest
-    redis.call('HSET', meta, 'lease/' .. group, lease, 'reclaim/' .. group,
-      string.format('%.0f', from > now and from or 0))
+    redis.call('HSET', meta, 'lease/' .. group, lease, 'reclaim/' .. group, 0)
   end
   return lease, count
 end
 
+-- When the last pardon was, when the one before that was, and of which silence the last was: the
+-- moment of the last renewal before it.
+local function last_pardon(meta, group)
+  local known = redis.call('HGET', meta, 'pardoned/' .. group) or ''
+  local of, at, before = string.match(known, '^(%d+) (%d+) (%d+)$')
+  return tonumber(at or 0), tonumber(before or 0), of
+end
+
 -- Nobody renewed for half a lease, which one who lives does thrice in a lease; nobody has joined since,
 -- and yet one of them asks: the server could not be reached or stood still, or all of them did. What
--- ended meanwhile counts as ended only if it is not renewed soon: who is heard first is no sign of who
--- lives. Returns from when on leases are looked through, nil if as planned.
+-- was held is given one more lease from now on, for who is heard first is no sign of who lives; but
+-- what nobody has renewed since the last pardon is a dead consumer's (see `claim`).
 local function pardon(meta, members, group, now)
-  local known = redis.call('HMGET', meta, 'renewed/' .. group, 'seen/' .. group, 'lease/' .. group,
-    'pardoned/' .. group)
+  local known = redis.call('HMGET', meta, 'renewed/' .. group, 'seen/' .. group, 'lease/' .. group)
   local renewed, seen, lease = tonumber(known[1]), tonumber(known[2] or 0), tonumber(known[3] or 0)
-  if not renewed or seen > renewed or renewed + lease / 2 >= now then return nil end
-  local of, at = string.match(known[4] or '', '^(%d+) (%d+)$')
-  if of == known[1] then return nil end  -- once per silence: they may all be dead
-  -- Where renewals are always late, what is dead would be pardoned for ever.
-  if at and tonumber(at) + 4 * lease > now then return nil end
-  redis.call('HSET', meta, 'reclaim/' .. group, string.format('%.0f', now + lease),
-    'pardoned/' .. group, string.format('%s %.0f', known[1], now))
+  if not renewed or seen > renewed or renewed + lease / 2 >= now then return end
+  local at, _, of = last_pardon(meta, group)
+  if of == known[1] then return end  -- once per silence
+  redis.call('HSET', meta, 'pardoned/' .. group, string.format('%s %.0f %.0f', known[1], now, at))
   -- Else the shorter lease of who is heard first would hold for all.
   local all = redis.call('HGETALL', members)
   for i = 1, #all, 2 do
     local own = string.match(all[i + 1], '^(%d+) %d+$')
     if own then redis.call('HSET', members, all[i], string.format('%s %.0f', own, now)) end
   end
-  return now + lease
 end
 
 local function hear_of(meta, members, group, consumer, lease, now)
