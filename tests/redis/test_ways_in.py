@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
+import anyio
 import pytest
 import trustme
 
@@ -78,3 +79,12 @@ async def test_who_leaves_waits_for_no_goodbye(way: Way) -> None:
         async with transport.subscribe("t", "mail", lease=5) as mail:
             assert await mail.receive(1, wait=0) == []
         way.server.send(signal.SIGSTOP)
+
+
+async def test_a_connection_that_is_not_made_yet_is_given_up(way: Way) -> None:
+    """It is in the midst of TLS's greeting, perhaps."""
+    async with RedisTransport(way.url) as transport:
+        way.server.send(signal.SIGSTOP)
+        with anyio.move_on_after(0.3):
+            async with transport.watch("e0") as watch:  # on a connection of its own
+                await watch.wait(60)
