@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from redis.exceptions import BusyLoadingError, NoScriptError, RedisError, ResponseError
 
-from omnidaemon.drivers.redis_address import Address, Node, drop
+from omnidaemon.drivers.redis_address import Address, Node
 from omnidaemon.drivers.redis_address import LinkLostError as LinkLostError
 from omnidaemon.drivers.redis_errors import explain, is_elsewhere, passes
 from omnidaemon.drivers.redis_replies import Replies
@@ -84,7 +84,7 @@ class Lane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._end("the connection was closed")
-        await drop(self._connection)
+        await self._connection.disconnect(nowait=True)
 
     async def _guard(self, work: Callable[[], Awaitable[None]]) -> None:
         reason = "the connection was closed"
@@ -95,12 +95,12 @@ class Lane:
         finally:
             if not self.lost:
                 self._end(reason)
-                await drop(self._connection)
+                await self._connection.disconnect(nowait=True)
 
     def _end_and_disconnect(self, reason: str) -> None:
         if not self.lost:
             self._end(reason)
-            disconnect = drop(self._connection)
+            disconnect = self._connection.disconnect(nowait=True)
             self._tasks = [asyncio.create_task(disconnect, name="omnidaemon-redis")]
 
     def _end(self, reason: str) -> None:

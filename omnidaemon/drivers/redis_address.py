@@ -53,6 +53,22 @@ class Node(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Abrupt:
+    """What is put in front of redis-py's connections: it ends them at once, whoever asks for it.
+
+    TLS would first ask for a goodbye, which one who is away never says, and a program that ends
+    would leave the socket behind. redis-py itself ends a connection when a read is cancelled.
+    """
+
+    _writer: asyncio.StreamWriter | None
+
+    async def disconnect(self, *how: Any, **more: Any) -> None:
+        """See redis-py."""
+        if self._writer is not None:
+            self._writer.transport.abort()
+        await super().disconnect(*how, **more)  # type: ignore[misc]
+
+
 class Address:
     """What a URL says.
 
@@ -80,7 +96,8 @@ class Address:
         except ValueError as error:
             # The URL is not repeated: it may hold a password.
             raise ConfigurationError(f"this is no usable Redis URL: {error}") from None
-        self._kind: Callable[..., AbstractConnection] = options.pop("connection_class", Connection)
+        kind = options.pop("connection_class", Connection)
+        self._kind: Callable[..., AbstractConnection] = type(kind.__name__, (Abrupt, kind), {})
         self._options = options
         self.name = self._name()
 
@@ -147,7 +164,7 @@ class Address:
                 if self.kind == "sentinel" and (await _ask(connection, "ROLE"))[0] != b"master":
                     raise ConnectionError(f"{node} is a replica, though the sentinels name it")
         except TimeoutError as error:
-            await drop(connection)
+            await connection.disconnect(nowait=True)
             raise LinkLostError(
                 f"{self.name} cannot be reached: no answer for {CONNECT_SECONDS:.0f} s", sent=False
             ) from error
@@ -156,10 +173,10 @@ class Address:
                 f"{self.name} refuses the user or password: {error}"
             ) from error
         except (RedisError, OSError) as error:
-            await drop(connection)
+            await connection.disconnect(nowait=True)
             raise LinkLostError(f"{self.name} cannot be reached: {error}", sent=False) from error
         except BaseException:
-            await drop(connection)
+            await connection.disconnect(nowait=True)
             raise
         return connection
 
@@ -224,20 +241,9 @@ class Address:
         except ResponseError as error:
             raise ConnectionError(f"sentinel {sentinel} says: {error}") from error
         finally:
-            await drop(connection)
+            await connection.disconnect(nowait=True)
         known = dict(zip(flat[::2], flat[1::2], strict=True))
         return int(known[b"config-epoch"]), Node(where[0].decode(), int(where[1]))
-
-
-async def drop(connection: Any) -> None:
-    """Ends a connection at once.
-
-    TLS would first ask for a goodbye, which one who is away never says, and a program that ends
-    would leave the socket behind.
-    """
-    if connection._writer is not None:
-        connection._writer.transport.abort()
-    await connection.disconnect(nowait=True)
 
 
 async def _ask(connection: Any, *command: str) -> Any:

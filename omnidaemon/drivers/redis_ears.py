@@ -19,7 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from omnidaemon.drivers.bell import Bell
 from omnidaemon.drivers.redis import SILENT_SECONDS
-from omnidaemon.drivers.redis_address import LinkLostError, drop
+from omnidaemon.drivers.redis_address import LinkLostError
 from omnidaemon.errors import ConfigurationError
 
 _PAUSE_MOST = 1.0
@@ -126,7 +126,7 @@ class Ears:
                     confirmed.clear()
                 if self._connection is not None:
                     with suppress(RedisError, OSError):
-                        await drop(self._connection)
+                        await self._connection.disconnect(nowait=True)
                 self.bell.ring_all()
             await asyncio.sleep(pause * (0.5 + random.random()))
             pause = min(_PAUSE_MOST, pause * 2)
@@ -168,7 +168,7 @@ class Ears:
                 async with asyncio.timeout(SILENT_SECONDS / 4):
                     await self._something.wait()
             if time.monotonic() - self._heard_at > SILENT_SECONDS:
-                await drop(self._connection)
+                await self._connection.disconnect(nowait=True)
                 return
             self._something.clear()
             outgoing, self._outgoing = self._outgoing, []
@@ -176,7 +176,7 @@ class Ears:
             try:
                 await self._connection.send_packed_command(outgoing, check_health=False)
             except (RedisError, OSError):
-                await drop(self._connection)
+                await self._connection.disconnect(nowait=True)
                 return
 
 

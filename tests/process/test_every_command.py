@@ -24,6 +24,7 @@ import click
 import pytest
 
 from omnidaemon.cli import cli
+from tests.process.chaos import NOISE_SECONDS
 from tests.process.cli_driver import divider
 from tests.process.conftest import SECONDS, Started, environment
 from tests.redis.servers import RedisServer, binaries
@@ -270,10 +271,10 @@ def test_what_is_cleared_while_a_worker_runs_is_written_down_again(
     deadline = time.monotonic() + SECONDS
     while True:
         (got,) = drive(folder, env, [get])
-        agent = json.loads(got["stdout"])
-        if agent["registered"]:
+        agent = json.loads(got["stdout"]) if got["code"] == 0 else {}
+        if agent.get("registered"):
             break
-        assert time.monotonic() < deadline, agent
+        assert time.monotonic() < deadline, got
     assert agent["description"] == "Greets."
     assert json.loads(drive(folder, env, [["health", "--json"]])[0]["stdout"])["workers"]
 
@@ -402,7 +403,7 @@ def test_a_broker_that_is_down_is_one_line_within_three_seconds(
 
 def check_down(name: str, one: dict[str, Any]) -> None:
     assert one["code"] == 1, (name, one)
-    assert one["seconds"] < 3, (name, one)
+    assert one["seconds"] < 3 + NOISE_SECONDS, (name, one)
     assert one["stderr"].count("\n") == 1, (name, one)
     assert one["stderr"].startswith("omnidaemon: error: "), (name, one)
     assert re.search("cannot be reached|no answer", one["stderr"]), (name, one)
