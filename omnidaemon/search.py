@@ -24,6 +24,8 @@ LOOKED_MOST = 2_000
 STEP = 250
 OPEN_EVENTS = 100
 """The newest events of a topic among which open ones are looked for; bodies may be large."""
+OPEN_DELAYED = 20
+"""Delayed events of a topic, those that are due first."""
 OPEN_TOPICS = 50
 LOCATED_MOST = 50
 """Events whose place is asked for one by one, because no count tells it."""
@@ -214,7 +216,7 @@ class Search:
     async def _delayed(self, names: Sequence[str], wanted: Wanted) -> list[OpenRun]:
         """Those that are due first of each topic; for the agent that is wanted, as it gets them."""
         look = self._transport.delayed
-        found = await together(partial(look, name, OPEN_EVENTS) for name in names[:OPEN_TOPICS])
+        found = await together(partial(look, name, OPEN_DELAYED) for name in names[:OPEN_TOPICS])
         runs = [
             _opened(event, _head(event), name, wanted.agent, "pending")
             for name, events in zip(names, found, strict=False)

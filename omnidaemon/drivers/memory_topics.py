@@ -112,9 +112,7 @@ class Topic:
         seq = self._ids.get(event_id)
         if seq is not None and seq >= self.head:
             return self.slice(seq, seq + 1)[0]
-        if event_id in self._delayed_ids:
-            return next(_later(*one, since) for one in self.delayed if one[2].id == event_id)
-        return None
+        return next((_later(*one, since) for one in self.delayed if one[2].id == event_id), None)
 
     def join(self, name: str, start: Start) -> Group:
         """Makes a group; `floor` is the oldest event as long as no group was ever there."""

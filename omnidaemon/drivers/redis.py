@@ -162,9 +162,8 @@ class Lane:
         while True:
             await asyncio.sleep(SILENT_SECONDS / 4)
             if not self._waiting:
-                _ = self.send(
-                    "PING"
-                )  # or who comes next on a dead connection would wait to find out
+                # Or who comes next on a dead connection would wait to find out.
+                _ = self.send("PING")
             elif time.monotonic() - self._waiting[0].sent_at > SILENT_SECONDS:
                 raise TimeoutError(f"no answer for {SILENT_SECONDS:.0f} s")
 
