@@ -156,7 +156,7 @@ class Backend:
 class RedisBackend(Backend):
     """A server, whose time really passes: leases are short, and nothing can be skipped."""
 
-    lease = 0.5
+    lease = 1.0
 
     def transport(self, **limits: Any) -> Transport:
         """See above."""

@@ -23,7 +23,7 @@ from omnidaemon import App, Context
 app = App("leases", transport=PLACE)
 here = Path.cwd()
 
-@app.agent("compute", lease=2)
+@app.agent("compute", lease=4)
 async def compute(seconds: float, ctx: Context):
     with (here / "runs").open("a") as runs:
         runs.write(f"{os.getpid()}\\n")
@@ -33,7 +33,7 @@ async def compute(seconds: float, ctx: Context):
         n += 1
     return {"pid": os.getpid()}
 
-@app.agent("sleep", lease=2)
+@app.agent("sleep", lease=4)
 async def sleep(seconds: float):
     with (here / "sleeps").open("a") as sleeps:
         sleeps.write(f"{os.getpid()}\\n")
@@ -79,7 +79,7 @@ async def test_a_handler_of_more_than_ten_leases_runs_once_computing_or_waiting(
     for _ in range(3):
         worker(start)
     async with app:
-        tasks = [await app.send("compute", 20.5), await app.send("sleep", 20.5)]
+        tasks = [await app.send("compute", 41.0), await app.send("sleep", 41.0)]
         for task in tasks:
             await task.result(timeout=2 * SECONDS)
         assert len((tmp_path / "runs").read_text().splitlines()) == 1
